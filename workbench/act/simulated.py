@@ -1,0 +1,205 @@
+"""Simulated models: declared skill, shared errors, latency and price, from a seed.
+
+They exist so that everything can be tried without a key or a network, and are labelled `simulated` wherever
+their numbers appear. A known item (one of the suite that is run) is answered correctly with the declared
+skill of its task; any other prompt gets a seeded answer. Two models that share an error source fail on the
+same items and give the same wrong answer there, in the declared share of cases: this is what makes voting
+fail in practice. Every draw is a hash of (seed, model or source, item, purpose), so an answer is the same in every
+process and in any order of calls. Latency and cost are reported, not waited for or paid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from types import MappingProxyType
+
+from workbench.errors import LLMProviderError, LLMValidationError
+from workbench.facts import TASKS, Item, Request, Response, Usage
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a simulated model is like.
+
+    skill: task -> probability of a right answer, in [0, 1]; `general` stands in for a task not named.
+    shared: share of items, in [0, 1], on which the model's luck is drawn by its error `source`, not by itself.
+    no_answer: probability of a text without an answer. fail: probability of a provider error.
+    latency_ms: median; latency_sigma: standard deviation of its logarithm (log-normal).
+    prompt_usd_per_mtok, completion_usd_per_mtok: US dollars per million tokens.
+    """
+
+    name: str
+    skill: Mapping[str, float]
+    source: str = "pool"
+    shared: float = 0.5
+    no_answer: float = 0.01
+    fail: float = 0.0
+    latency_ms: float = 400.0
+    latency_sigma: float = 0.4
+    prompt_usd_per_mtok: float = 0.5
+    completion_usd_per_mtok: float = 1.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = {**{f"skill[{t}]": p for t, p in self.skill.items()}, "shared": self.shared}
+        for label, p in {**shares, "no_answer": self.no_answer, "fail": self.fail}.items():
+            if not 0 <= p <= 1:
+                raise _refused(self.name, f"{label} is {p}, not in [0, 1]")
+        if unknown := [t for t in self.skill if t not in TASKS]:
+            raise _refused(self.name, f"skill names {unknown[0]!r}, which is not one of {', '.join(TASKS)}")
+        if not (self.latency_ms > 0 and self.latency_sigma >= 0):
+            raise _refused(self.name, f"latency_ms {self.latency_ms} and sigma {self.latency_sigma} must be positive")
+        object.__setattr__(self, "skill", MappingProxyType(dict(self.skill)))
+
+
+def _refused(name: str, problem: str) -> LLMValidationError:
+    return LLMValidationError(
+        f"profile of simulated:{name}: {problem}",
+        code="validation.profile",
+        next_step="correct the profile's field and declare the model again",
+    )
+
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        p.name: p
+        for p in (
+            Profile(
+                name="strong",
+                skill={"question_answering": 0.86, "reasoning": 0.80, "general": 0.84},
+                shared=0.3,
+                latency_ms=900.0,
+                prompt_usd_per_mtok=3.0,
+                completion_usd_per_mtok=12.0,
+            ),
+            Profile(
+                name="medium",
+                skill={"question_answering": 0.70, "reasoning": 0.60, "general": 0.68},
+                shared=0.6,
+                latency_ms=450.0,
+                prompt_usd_per_mtok=0.6,
+                completion_usd_per_mtok=2.4,
+            ),
+            Profile(
+                name="weak",
+                skill={"question_answering": 0.52, "reasoning": 0.42, "general": 0.50},
+                shared=0.6,
+                no_answer=0.03,
+                latency_ms=180.0,
+                prompt_usd_per_mtok=0.1,
+                completion_usd_per_mtok=0.3,
+            ),
+        )
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedModel:
+    """A model with a profile and the key to the items it is asked.
+
+    key: item_id -> item, the answers it can know; prompts outside it get a seeded answer.
+    """
+
+    profile: Profile
+    key: Mapping[str, Item] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """`simulated:NAME`."""
+        return f"simulated:{self.profile.name}"
+
+    async def complete(self, request: Request) -> Response:
+        """The seeded answer; LLMProviderError provider.server with the profile's probability of failure."""
+        p = self.profile
+        item = self.key.get(request.item_id or "")
+        if item is not None and item.prompt != request.prompt:
+            item = None
+        about = f"{item.item_id if item else request.key}#{request.sample}"
+        if self._draw("fail", about) < p.fail:
+            raise LLMProviderError(
+                f"{self.name} failed on item {about}, as its profile says it does with probability {p.fail:g}",
+                code="provider.server",
+                status=503,
+                retryable=True,
+                model=self.name,
+                next_step="retry, or set fail=0 in the profile",
+            )
+        text = self._text(item, about) if item else self._unknown(about)
+        usage = Usage(prompt_tokens=_tokens(request.prompt), completion_tokens=_tokens(text))
+        cost = (
+            p.prompt_usd_per_mtok * (usage.prompt_tokens or 0)
+            + p.completion_usd_per_mtok * (usage.completion_tokens or 0)
+        ) / 1e6
+        z = NormalDist().inv_cdf(min(max(self._draw("latency", about), 1e-9), 1 - 1e-9))
+        latency = p.latency_ms * math.exp(p.latency_sigma * z)
+        return Response(
+            request_key=request.key,
+            model=self.name,
+            text=text,
+            usage=usage,
+            latency_ms=latency,
+            ttft_ms=latency * 0.3,
+            cost_usd=cost,
+            finish_reason="stop",
+            source="simulated",
+        )
+
+    def _text(self, item: Item, about: str) -> str:
+        p = self.profile
+        if self._draw("no_answer", about) < p.no_answer:
+            return "I am not able to tell from what is given."
+        # On a shared item every model of the source uses one and the same draw; each keeps its own skill.
+        shared = self._draw("shared", about) < p.shared
+        luck = self._draw("luck", about, shared=shared)
+        skill = p.skill.get(item.task, p.skill.get("general", 0.5))
+        if luck < skill and item.reference is not None:
+            return _sentence(item, item.reference)
+        wrong = wrong_answers(item)
+        pick = self._draw("wrong", about, shared=shared)
+        return _sentence(item, wrong[int(pick * len(wrong))])
+
+    def _unknown(self, about: str) -> str:
+        number = int(self._draw("number", about) * 100)
+        return f"This is a simulated answer to a prompt outside the suite. The answer is {number}."
+
+    def _draw(self, purpose: str, about: str, *, shared: bool = False) -> float:
+        who = f"source:{self.profile.source}" if shared else f"model:{self.profile.name}"
+        digest = hashlib.blake2b(f"{self.profile.seed}|{who}|{purpose}|{about}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+
+
+def _tokens(text: str) -> int:
+    return max(1, len(text) // 4)  # a declared convention of the simulation, not a count
+
+
+def wrong_answers(item: Item) -> tuple[str, ...]:
+    """Plausible wrong answers to an item: its other options, or numbers near its reference."""
+    gold = item.reference or ""
+    kind, options = item.metadata.get("answer_kind"), tuple(item.metadata.get("options") or ())
+    if others := tuple(o for o in options if o != gold):
+        return others
+    if kind == "choice":
+        return tuple(c for c in LETTERS[:4] if c != gold)
+    try:
+        value = float(gold.replace(",", ""))
+    except ValueError:
+        return ("unknown", "none of these", f"not {gold}"[:40])
+    near = (value + 1, value - 1, value * 2, value / 2, value + 10)
+    return tuple(f"{n:g}" for n in dict.fromkeys(near) if n != value)
+
+
+def _sentence(item: Item, answer: str) -> str:
+    match item.metadata.get("answer_kind"):
+        case "choice":
+            return f"Weighing the options one by one, the answer is ({answer})."
+        case "number":
+            return f"Working it out step by step gives {answer}.\nThe answer is {answer}."
+        case _:
+            return f"The answer is {answer}."

@@ -1,0 +1,307 @@
+"""Merges of one set of contributions over their normalised answers.
+
+Three strategies under the field's names. All count support in integer units, so that a tie is a tie on every
+machine and in every order of addition: weights are scaled by the largest one to SCALE units and rounded, and
+two supports count as equal when they differ by no more than one unit per member (weights such as 1/3 cannot
+be written exactly). A tie keeps all its answers in `tied`; `answer` is the first in sorted order, which does
+not depend on the order of the models. `decide/votes.py` computes the same over a whole run; a property test
+holds the two equal.
+
+Who votes: a contribution that is kept (not filtered, failed or late), has an answer and a positive weight.
+An unknown quality passes the filter and is counted in `EnsembleResponse.unrated`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from workbench.errors import LLMOrchestratorError, LLMValidationError
+from workbench.facts import EnsembleResponse, Merge, ModelContribution
+
+SCALE = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class MajorityVoting:
+    """The answer most members give; every member with a positive weight has one vote.
+
+    threshold: contributions with a known quality below it are left out; None keeps all. In [0, 1].
+    Source: Wang et al. 2023, "Self-Consistency", section 2 (there over samples of one model).
+    """
+
+    threshold: float | None = None
+    name: ClassVar[str] = "majority_voting"
+    version: ClassVar[str] = "1"
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
+        """The merged answer; raises LLMValidationError on unusable input, LLMOrchestratorError when nothing is left."""
+        parts = prepare(contributions, self.threshold)
+        return by_support(self.name, parts, one_each(parts))
+
+
+@dataclass(frozen=True)
+class WeightedConsensus:
+    """The answer with the largest sum of weights behind it.
+
+    weights: model -> weight >= 0, for every member, not all zero. None: each member weighs its contribution's
+        `weight` times its `quality`; an unrated one takes the mean quality of the rated (1 when none is rated).
+    threshold: as for MajorityVoting.
+    Source: weighted majority, Littlestone & Warmuth 1994, with fixed weights.
+    """
+
+    weights: Mapping[str, float] | None = None
+    threshold: float | None = None
+    name: ClassVar[str] = "weighted_consensus"
+    version: ClassVar[str] = "1"
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        if self.weights is not None:
+            check_weights(self.weights)
+            object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+
+    def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
+        """The merged answer; raises LLMValidationError on unusable input, LLMOrchestratorError when nothing is left."""
+        if self.weights is not None:
+            check_members(self.weights, [c.model for c in contributions])
+            contributions = [replace(c, weight=float(self.weights[c.model])) for c in contributions]
+        parts = prepare(contributions, self.threshold)
+        weights = [c.weight for c in parts] if self.weights is not None else quality_weights(parts)
+        return by_support(self.name, parts, weights)
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """The answer of the member with the highest estimated quality among those that have one.
+
+    Equal qualities, or no known quality at all, leave a tie of their distinct answers. The estimate comes from
+    the caller or from the model's record on *other* items, never from the item's own reference or score.
+    threshold: as for MajorityVoting.
+    """
+
+    threshold: float | None = None
+    name: ClassVar[str] = "best_of_n"
+    version: ClassVar[str] = "1"
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
+        """The merged answer; raises LLMValidationError on unusable input, LLMOrchestratorError when nothing is left."""
+        parts = prepare(contributions, self.threshold)
+        voters = [c for c in parts if c.votes and c.weight > 0]
+        best = max((_rank(c) for c in voters), default=0.0)
+        tied = sorted({str(c.answer) for c in voters if _rank(c) == best})
+        return conclude(self.name, parts, units_of(one_each(parts)), tied)
+
+
+POLICIES: Mapping[str, type[MajorityVoting] | type[WeightedConsensus] | type[BestOfN]] = MappingProxyType(
+    {p.name: p for p in (WeightedConsensus, MajorityVoting, BestOfN)}
+)
+
+
+def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:
+    """The built-in strategy called `name` with `params`, as the log stores them."""
+    if name not in POLICIES:
+        raise LLMValidationError(
+            f"merge strategy {name!r} is not one of {', '.join(POLICIES)}",
+            code="validation.strategy",
+            next_step=f"use {closest(name, POLICIES) or 'majority_voting'}, or pass a policy object",
+        )
+    try:
+        return POLICIES[name](**dict(params or {}))
+    except TypeError as error:
+        raise LLMValidationError(
+            f"{name} does not take the parameters {sorted(params or {})}: {error}",
+            code="validation.strategy",
+            next_step="use threshold for every strategy, and weights for weighted_consensus",
+        ) from error
+
+
+def params_of(merge: object) -> dict[str, Any]:
+    """A policy's parameters as plain JSON values; `policy(name, params)` makes it again."""
+    names = [f.name for f in fields(merge)] if is_dataclass(merge) and not isinstance(merge, type) else []
+    values = {name: getattr(merge, name) for name in names}
+    return {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a quality threshold that is not a number in [0, 1]."""
+    if threshold is None:
+        return
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise LLMValidationError(
+            f"quality threshold {threshold!r} is not in [0, 1]",
+            code="validation.threshold",
+            next_step="use a number from 0 to 1, or None to keep every contribution",
+        )
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Refuse weights that are negative, not finite, not numbers, or all zero."""
+    if not isinstance(weights, Mapping):
+        raise _bad_weights(f"weights are a {type(weights).__name__}, not a mapping from model to weight")
+    for model, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise _bad_weights(f"weight of {model!r} is {weight!r}, not a number")
+        if not math.isfinite(weight) or weight < 0:
+            raise _bad_weights(f"weight of {model!r} is {weight}, not a finite number >= 0")
+    if not any(weights.values()):
+        raise _bad_weights(f"all {len(weights)} weights are zero, so no model could vote")
+
+
+def check_members(weights: Mapping[str, float], members: Iterable[str]) -> None:
+    """Refuse weights that name an unknown model or leave a member out."""
+    known = list(members)
+    for model in weights:
+        if model not in known:
+            hint = closest(model, known)
+            raise _bad_weights(
+                f"weights name {model!r}, which is not among the members {', '.join(known)}",
+                f"did you mean {hint!r}?" if hint else None,
+            )
+    missing = [m for m in known if m not in weights]
+    if missing:
+        raise _bad_weights(f"weights leave out {', '.join(missing)}", "give every member a weight; 0 leaves it out")
+
+
+def _bad_weights(message: str, next_step: str | None = None) -> LLMValidationError:
+    step = next_step or "give every member a finite weight >= 0, at least one of them positive"
+    return LLMValidationError(message, code="validation.weights", next_step=step)
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+def prepare(contributions: Sequence[ModelContribution], threshold: float | None) -> list[ModelContribution]:
+    """The contributions sorted by model, filtered by quality, after every check of the input."""
+    if not contributions:
+        raise LLMValidationError(
+            "no contributions to merge", code="validation.models", next_step="name at least one model"
+        )
+    names = [c.model for c in contributions]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise LLMValidationError(
+            f"model {twice!r} contributes twice",
+            code="validation.models",
+            next_step="give each draw of one model a name of its own, such as model#2",
+        )
+    check_weights({c.model: c.weight for c in contributions})
+    for c in contributions:
+        if c.quality is not None and not 0 <= c.quality <= 1:
+            raise LLMValidationError(
+                f"quality of {c.model!r} is {c.quality}, not in [0, 1]",
+                code="validation.quality",
+                next_step="scale the estimate to [0, 1], or pass None when it is unknown",
+            )
+    if all(c.response is None and c.failure is None and c.answer is None for c in contributions):
+        raise LLMValidationError(
+            "the contributions have neither text nor answers, so there is nothing to merge",
+            code="validation.no_text",
+            next_step="compare single models by score, or use a recording that keeps the responses",
+        )
+    return _filtered(sorted(contributions, key=lambda c: c.model), threshold)
+
+
+def _filtered(parts: list[ModelContribution], threshold: float | None) -> list[ModelContribution]:
+    kept = [_below(c, threshold) for c in parts]
+    if any(c.status == "kept" for c in kept):
+        return kept
+    answered = [c for c in parts if c.failure is None]
+    if not answered:
+        raise LLMOrchestratorError(
+            f"all {len(parts)} members failed",
+            code="ensemble.all_failed",
+            errors=[c.failure for c in parts],
+            next_step="read .errors, one per member in order of their names",
+        )
+    best = max(answered, key=lambda c: -1.0 if c.quality is None else c.quality)
+    raise LLMOrchestratorError(
+        f"none of {len(parts)} contributions reaches quality {threshold} (best: {best.model} at {best.quality})",
+        code="ensemble.all_filtered",
+        errors=[c.failure for c in parts if c.failure],
+        partial=best,
+        next_step="lower quality_threshold, or use the best contribution kept in .partial",
+    )
+
+
+def _below(c: ModelContribution, threshold: float | None) -> ModelContribution:
+    if c.failure is not None and c.status == "kept":
+        return replace(c, status="failed")
+    if threshold is not None and c.quality is not None and c.quality < threshold and c.status == "kept":
+        return replace(c, status="filtered")
+    return c
+
+
+def one_each(parts: Sequence[ModelContribution]) -> list[float]:
+    """One vote for every member with a positive weight."""
+    return [float(c.weight > 0) for c in parts]
+
+
+def quality_weights(parts: Sequence[ModelContribution]) -> list[float]:
+    """Weight times quality; unrated members take the mean quality of the rated, or 1."""
+    total, rated = 0.0, 0
+    for c in parts:  # added one by one, as votes.py does: sum() compensates from Python 3.12 on
+        if c.quality is not None:
+            total, rated = total + c.quality, rated + 1
+    mean = total / rated if rated else 1.0
+    return [c.weight * (mean if c.quality is None else c.quality) for c in parts]
+
+
+def units_of(weights: Sequence[float]) -> list[int]:
+    """The weights as whole units, the largest being SCALE; all 0 when no weight is positive."""
+    top = max(weights, default=0.0)
+    return [round(w / top * SCALE) if top > 0 else 0 for w in weights]
+
+
+def by_support(name: str, parts: Sequence[ModelContribution], weights: Sequence[float]) -> EnsembleResponse:
+    """The answers whose summed units reach the largest sum, within one unit per member."""
+    units = units_of(weights)
+    support = _support(parts, units)
+    top = max(support.values(), default=0)
+    tied = sorted(a for a, s in support.items() if s > 0 and top - s <= len(parts))
+    return conclude(name, parts, units, tied)
+
+
+def conclude(
+    name: str, parts: Sequence[ModelContribution], units: Sequence[int], tied: Sequence[str]
+) -> EnsembleResponse:
+    """The response for the tied answers: the first is the answer, its strongest supporter gives the text."""
+    support = _support(parts, units)
+    answer = tied[0] if tied else None
+    asked, voted = sum(units), sum(support.values())
+    mine = support.get(answer, 0) if answer is not None else 0
+    order = sorted(zip(parts, units, strict=True), key=lambda p: (-p[1], -_rank(p[0]), p[0].model))
+    text = next((c.response.text for c, _ in order if c.response and c.answer == answer and c.status == "kept"), "")
+    return EnsembleResponse(
+        text=text or (answer or ""),
+        answer=answer,
+        tied=tuple(tied),
+        strategy=name,
+        confidence=mine / asked if asked else 0.0,
+        agreement=mine / voted if voted else 0.0,
+        contributions=tuple(parts),
+    )
+
+
+def _support(parts: Sequence[ModelContribution], units: Sequence[int]) -> dict[str, int]:
+    support: dict[str, int] = {}
+    for c, unit in zip(parts, units, strict=True):
+        if c.votes and c.weight > 0 and c.answer is not None:
+            support[c.answer] = support.get(c.answer, 0) + unit
+    return support
+
+
+def _rank(c: ModelContribution) -> float:
+    return -1.0 if c.quality is None else c.quality

@@ -1,0 +1,191 @@
+"""The merges of decide/merge.py over a whole run, as numpy arrays.
+
+A run's answers become integer codes, numbered within each item in sorted order of its distinct answers. So the
+lowest code of a tie is the answer that the scalar merge returns, and no string is touched again when weights
+move. Supports are the same integer units as in merge.py: both forms give equal winners, ties and shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.decide.merge import SCALE, BestOfN, MajorityVoting, WeightedConsensus, check_members
+from workbench.errors import LLMValidationError
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int32]
+Policy = MajorityVoting | WeightedConsensus | BestOfN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballots:
+    """A run's answers as codes.
+
+    models: names, length M, in sorted order, as merge.py sorts its contributions.
+    codes: N x M; -1 where a member has no answer or failed.
+    answers: length N; the distinct answers of each item, sorted; code c means answers[i][c].
+    quality: N x M in [0, 1], NaN where unknown.
+    failed: N x M; members that did not respond at all.
+    """
+
+    models: tuple[str, ...]
+    codes: Codes
+    answers: tuple[tuple[str, ...], ...]
+    quality: Floats
+    failed: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[str],
+        answers: Sequence[Sequence[str | None]],
+        *,
+        quality: Floats | None = None,
+        failed: NDArray[np.bool_] | None = None,
+    ) -> Ballots:
+        """Ballots of N items x M models from normalised answers, None where there is none."""
+        shape = (len(answers), len(models))
+        order = sorted(range(len(models)), key=models.__getitem__)
+        codes = np.full(shape, -1, dtype=np.int32)
+        distinct: list[tuple[str, ...]] = []
+        for i, row in enumerate(answers):
+            if len(row) != len(models):
+                raise LLMValidationError(
+                    f"item {i} has {len(row)} answers for {len(models)} models",
+                    code="validation.shape",
+                    next_step="give one answer, or None, per model",
+                )
+            found = sorted({a for a in row if a is not None})
+            place = {a: c for c, a in enumerate(found)}
+            codes[i] = [-1 if row[j] is None else place[str(row[j])] for j in order]
+            distinct.append(tuple(found))
+        q = np.full(shape, np.nan) if quality is None else np.asarray(quality, dtype=np.float64)[:, order]
+        f = np.zeros(shape, dtype=bool) if failed is None else np.asarray(failed, dtype=bool)[:, order]
+        return cls(
+            models=tuple(models[j] for j in order), codes=codes, answers=tuple(distinct), quality=q, failed=f
+        )
+
+    @property
+    def width(self) -> int:
+        """Largest number of distinct answers of an item, at least 1."""
+        return max(1, int(self.codes.max(initial=-1)) + 1)
+
+    def values(self, scores: Floats, reference: Sequence[str | None] | None = None) -> Floats:
+        """Score of every answer of every item, N x width.
+
+        reference: normalised gold answers: 1 where an answer equals it, else 0. Without it, an answer is worth
+        the mean score of the members that gave it (scores: N x M in the order of `models`, NaN unknown).
+        """
+        value = np.zeros((len(self.codes), self.width))
+        if reference is not None:
+            for i, (found, gold) in enumerate(zip(self.answers, reference, strict=True)):
+                if gold in found:
+                    value[i, found.index(str(gold))] = 1.0
+            return value
+        count = np.zeros_like(value)
+        rows = np.arange(len(value))
+        for j in range(self.codes.shape[1]):
+            given = (self.codes[:, j] >= 0) & ~np.isnan(scores[:, j])
+            value[rows[given], self.codes[given, j]] += scores[given, j]
+            count[rows[given], self.codes[given, j]] += 1
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return value / np.where(count > 0, count, np.nan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a merge decided for every item.
+
+    winner: N codes, -1 where nothing could be decided. tied: N x width. agreement, confidence: N, in [0, 1].
+    """
+
+    winner: Codes
+    tied: NDArray[np.bool_]
+    agreement: Floats
+    confidence: Floats
+
+    def scores(self, values: Floats, *, missing: float = 0.0) -> Floats:
+        """Expected score of every item: the mean value over its tied answers, `missing` where none won."""
+        count = self.tied.sum(axis=1)
+        total = np.where(self.tied, values, 0.0).sum(axis=1)
+        return np.where(count > 0, total / np.maximum(count, 1), missing)
+
+
+def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -> Outcome:
+    """What `policy` decides for every item of `ballots`.
+
+    quality: replaces the ballots' own; N x M, or M when one estimate per model holds for all items.
+    """
+    q = np.broadcast_to(ballots.quality if quality is None else quality, ballots.codes.shape)
+    kept = ~ballots.failed
+    if policy.threshold is not None:
+        with np.errstate(invalid="ignore"):
+            kept = kept & ~(q < policy.threshold)
+    weights = _weights(policy, ballots, q)
+    voting = (ballots.codes >= 0) & kept & (weights > 0)
+    units = _units(weights)
+    support = _support(ballots, units, voting)
+    if isinstance(policy, BestOfN):
+        rank = np.where(np.isnan(q), -1.0, q)
+        best = np.where(voting, rank, -np.inf).max(axis=1, keepdims=True)
+        tied = _mark(ballots, voting & (rank == best))
+    else:
+        top = support.max(axis=1, keepdims=True)
+        tied = (support > 0) & (top - support <= ballots.codes.shape[1])
+    return _outcome(tied, support, units.sum(axis=1))
+
+
+def _weights(policy: Policy, ballots: Ballots, quality: Floats) -> Floats:
+    n, m = ballots.codes.shape
+    if not isinstance(policy, WeightedConsensus):
+        return np.ones((1, m))
+    if policy.weights is not None:
+        check_members(policy.weights, ballots.models)
+        return np.array([[float(policy.weights[name]) for name in ballots.models]])
+    known = ~np.isnan(quality)
+    total, rated = np.zeros(n), known.sum(axis=1)
+    for j in range(m):  # one by one, in the order of merge.py: the sums are then equal to the last bit
+        total = total + np.where(known[:, j], quality[:, j], 0.0)
+    mean = np.where(rated > 0, total / np.maximum(rated, 1), 1.0)
+    return np.where(known, quality, mean[:, None])
+
+
+def _units(weights: Floats) -> NDArray[np.int64]:
+    top = weights.max(axis=1, keepdims=True)
+    return np.rint(weights / np.where(top > 0, top, 1.0) * SCALE).astype(np.int64)
+
+
+def _support(ballots: Ballots, units: NDArray[np.int64], voting: NDArray[np.bool_]) -> NDArray[np.int64]:
+    n, m = ballots.codes.shape
+    width = ballots.width
+    support = np.zeros(n * width, dtype=np.int64)
+    start = np.arange(n) * width
+    votes = np.where(voting, units, 0)
+    safe = np.maximum(ballots.codes, 0)
+    for j in range(m):  # within one member every item appears once, so plain indexing adds correctly
+        support[start + safe[:, j]] += votes[:, j]
+    return support.reshape(n, width)
+
+
+def _mark(ballots: Ballots, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    marked = np.zeros((len(ballots.codes), ballots.width), dtype=bool)
+    rows, members = np.nonzero(chosen)
+    marked[rows, ballots.codes[rows, members]] = True
+    return marked
+
+
+def _outcome(tied: NDArray[np.bool_], support: NDArray[np.int64], asked: NDArray[np.int64]) -> Outcome:
+    won = tied.any(axis=1)
+    winner = np.where(won, tied.argmax(axis=1), -1).astype(np.int32)
+    mine = np.where(won, support[np.arange(len(support)), np.maximum(winner, 0)], 0)
+    voted = support.sum(axis=1)
+    return Outcome(
+        winner=winner,
+        tied=tied,
+        agreement=mine / np.maximum(voted, 1),
+        confidence=mine / np.maximum(asked, 1),
+    )

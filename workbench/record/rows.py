@@ -1,0 +1,145 @@
+"""Facts as rows of the log: one function per kind, and the texts they refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from workbench.facts import (
+    Call,
+    Contribution,
+    Decision,
+    Fact,
+    Failure,
+    ItemAsked,
+    Request,
+    RunEnded,
+    RunStarted,
+    Score,
+    Span,
+    canonical_json,
+    clean_text,
+    text_hash,
+)
+
+Row = list[Any]
+JSON_LIMIT = 100_000
+
+
+def rows_of(fact: Fact) -> Iterator[Row]:
+    """The rows of one fact, texts first; each starts with its table's name."""
+    match fact:
+        case Call():
+            yield from _call(fact)
+        case Span():
+            yield _span(fact)
+        case Decision():
+            yield _decision(fact)
+        case Score():
+            yield ["scores", fact.run_id or "", fact.item_id, fact.model, fact.scorer, fact.value]
+        case Contribution():
+            yield _contribution(fact)
+        case ItemAsked():
+            yield from _item(fact)
+        case RunStarted():
+            yield ["runs", fact.run_id, fact.name, fact.source, to_json(fact.models), to_json(fact.spec),
+                   fact.start_unix_ns]  # fmt: skip
+        case RunEnded():
+            yield ["run_ends", fact.run_id, fact.status, fact.end_unix_ns, fact.items,
+                   to_json(_failure_dict(fact.failure))]  # fmt: skip
+
+
+def to_json(value: Any) -> str:
+    """JSON text of any value; what JSON cannot hold is kept as its repr, and at most JSON_LIMIT characters."""
+    try:
+        text = clean_text(canonical_json(_plain(value)))
+    except (TypeError, ValueError, RecursionError):
+        text = json.dumps(clean_text(_safe_repr(value)))
+    return text if len(text) <= JSON_LIMIT else json.dumps({"cut": text[: JSON_LIMIT // 2]}, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return _safe_repr(value)
+
+
+def _safe_repr(value: Any) -> str:
+    try:
+        return repr(value)[:10_000]
+    except Exception as error:  # a broken __repr__ must not break the call that is being logged
+        return f"<{type(value).__name__}: repr failed with {type(error).__name__}>"
+
+
+def prompt_text(request: Request) -> str:
+    """The stored form of what was asked: the prompt itself, or JSON when there are several messages."""
+    if len(request.messages) == 1 and request.messages[0].role == "user":
+        return clean_text(request.messages[0].content)
+    return clean_text(canonical_json([[m.role, m.content] for m in request.messages]))
+
+
+def _call(fact: Call) -> Iterator[Row]:
+    prompt = prompt_text(fact.request)
+    prompt_hash = text_hash(prompt)
+    yield ["texts", prompt_hash, prompt]
+    response, failure = fact.response, fact.failure
+    response_hash = None
+    if response is not None:
+        text = clean_text(response.text)
+        response_hash = text_hash(text)
+        yield ["texts", response_hash, text]
+    yield [
+        "calls", fact.span_id, fact.trace_id, fact.run_id, fact.item_id, fact.provider, fact.model,
+        fact.request.key, prompt_hash, to_json(fact.request.params), fact.request.sample,
+        response.source if response else None, fact.start_unix_ns, fact.duration_ms,
+        response.latency_ms if response else None, response.ttft_ms if response else None,
+        response.usage.prompt_tokens if response else None,
+        response.usage.completion_tokens if response else None,
+        response.cost_usd if response else None, response.finish_reason if response else None,
+        response_hash, failure is None, *_failure(failure),
+    ]  # fmt: skip
+
+
+def _span(fact: Span) -> Row:
+    return [
+        "spans", fact.span_id, fact.trace_id, fact.parent_id, fact.run_id, fact.component, fact.operation,
+        fact.start_unix_ns, fact.duration_ms, fact.ok, *_failure(fact.failure), to_json(fact.attributes),
+    ]  # fmt: skip
+
+
+def _decision(fact: Decision) -> Row:
+    return [
+        "decisions", fact.span_id, fact.run_id, fact.item_id, fact.request_key, fact.kind, fact.policy,
+        fact.version, to_json(fact.params), to_json(fact.inputs), to_json(fact.output), fact.duration_us,
+    ]  # fmt: skip
+
+
+def _contribution(fact: Contribution) -> Row:
+    part = fact.part
+    return [
+        "contributions", fact.run_id, fact.item_id, part.model, part.answer, part.quality, part.quality_source,
+        part.weight, part.status, part.failure.code if part.failure else None,
+    ]  # fmt: skip
+
+
+def _item(fact: ItemAsked) -> Iterator[Row]:
+    item = fact.item
+    prompt = clean_text(item.prompt)
+    yield ["texts", text_hash(prompt), prompt]
+    yield ["items", fact.run_id, item.item_id, fact.position, item.task, text_hash(prompt), item.reference,
+           to_json(item.metadata)]  # fmt: skip
+
+
+def _failure(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
+    return (failure.kind, failure.code, clean_text(failure.message)) if failure else (None, None, None)
+
+
+def _failure_dict(failure: Failure | None) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    return {"kind": failure.kind, "code": failure.code, "message": failure.message}

@@ -1,0 +1,1 @@
+"""What a notebook holds: Workbench, Run, Comparison. Wires the rooms together."""

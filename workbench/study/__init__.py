@@ -1,0 +1,1 @@
+"""Questions asked of the log: runs, replays, comparisons and their statistics."""

@@ -1,0 +1,304 @@
+"""Merges against the best single model, with the interval that says whether the difference is there.
+
+Two forms, side by side. On all items: the best single model of all items, a paired bootstrap interval. On random
+half splits: the single model, and everything a strategy fits, chosen on one half and judged on the other, which
+is what a user of the best model really gets. When the two disagree the words are `cannot tell`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.decide import votes
+from workbench.decide.merge import POLICIES, BestOfN, MajorityVoting, WeightedConsensus, params_of, policy
+from workbench.errors import LLMOrchestratorError, LLMValidationError
+from workbench.facts import Merge, ModelContribution
+from workbench.study.run import estimated_quality
+from workbench.study.stats import (
+    SAMPLES,
+    SPLITS,
+    Verdict,
+    bootstrap_interval,
+    mcnemar,
+    minimum_detectable_effect,
+    split_differences,
+    verdict,
+)
+from workbench.study.table import Floats, RunTable
+
+BUILT_IN = (MajorityVoting, WeightedConsensus, BestOfN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Single:
+    """One model alone.
+
+    score, ci_low, ci_high: mean score and its bootstrap interval. source_score: mean as the recording gives it.
+    source_agreement: share of items on which our score equals the source's, or None where there is none.
+    answered: share of items with an answer that could be read, or None where nothing was asked.
+    delta ... verdict: minus the best single model of all items.
+    """
+
+    model: str
+    score: float
+    ci_low: float
+    ci_high: float
+    source_score: float | None
+    source_agreement: float | None
+    answered: float | None
+    delta: float
+    delta_low: float
+    delta_high: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """One merge against the best single model.
+
+    delta, ci_low, ci_high, verdict: on all items. split_*: over random half splits. conclusion: the verdict
+    when both agree, else `cannot tell`. gained, lost: expected number of items on which the merge did better
+    or worse than the single model. tied: share of items with several winners. mcnemar_p: None where a tie
+    leaves a score between 0 and 1. mde: minimum detectable effect at power 0.80.
+    """
+
+    strategy: str
+    params: dict[str, Any]
+    score: float
+    delta: float
+    ci_low: float
+    ci_high: float
+    verdict: Verdict
+    split_delta: float
+    split_low: float
+    split_high: float
+    split_verdict: Verdict
+    conclusion: Verdict
+    gained: int
+    lost: int
+    tied: float
+    mcnemar_p: float | None
+    mde: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Everything a comparison found; `as_dict()` is its JSON form."""
+
+    run: str
+    name: str
+    source: str
+    items: int
+    items_dropped: int
+    models: tuple[str, ...]
+    score_kind: str
+    unit: str
+    best_single: dict[str, Any]
+    singles: tuple[Single, ...]
+    strategies: tuple[Strategy, ...]
+    oracle: float
+    spread: float
+    samples: int
+    splits: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; deltas of 0/1 scores are fractions."""
+        return asdict(self)
+
+
+def strategies_of(table: RunTable, extra: Sequence[Merge] = ()) -> list[Merge]:
+    """The run's own merge, the ones asked for, and the three built-in ones, each once."""
+    if table.ballots is None:
+        return []
+    logged = table.spec.get("merge")
+    own = [policy(logged["policy"], logged["params"])] if logged and logged["policy"] in POLICIES else []
+    found: list[Merge] = []
+    for merge in [*own, *extra, *(cls() for cls in BUILT_IN)]:
+        if all(m.name != merge.name or params_of(m) != params_of(merge) for m in found):
+            found.append(merge)
+    return found
+
+
+def compare(
+    table: RunTable,
+    strategies: Sequence[Merge] | None = None,
+    *,
+    samples: int = SAMPLES,
+    splits: int = SPLITS,
+    seed: int = 0,
+) -> Compared:
+    """The comparison of a run; `strategies` None takes those of `strategies_of`.
+
+    Items on which a model has no score are left out for all (`items_dropped`); scores by extraction are never
+    missing: no answer scores 0. Raises LLMValidationError data.no_scores, stats.items.
+    """
+    keep = ~np.isnan(table.scores).any(axis=1)
+    if keep.sum() < 2:
+        raise LLMValidationError(
+            f"run {table.run_id} has {int(keep.sum())} of {len(keep)} items with a score for every model",
+            code="data.no_scores",
+            next_step="compare models that were scored on the same items, and at least two of them",
+        )
+    singles = table.scores[keep]
+    best = int(singles.mean(axis=0).argmax())
+    merges = strategies_of(table) if strategies is None else list(strategies)
+    found = [_Evaluated(table, merge, keep) for merge in merges]
+    columns = [e.scores for e in found]
+    deltas = np.column_stack([*columns, *singles.T]) - singles[:, [best]]
+    low, high = bootstrap_interval(np.column_stack([deltas, singles]), samples=samples, seed=seed)
+    s, m = len(found), singles.shape[1]
+    return Compared(
+        run=table.run_id,
+        name=table.name,
+        source=table.source,
+        items=int(keep.sum()),
+        items_dropped=int((~keep).sum()),
+        models=table.models,
+        score_kind=table.score_kind,
+        unit=table.unit,
+        best_single={"model": table.models[best], "score": float(singles[:, best].mean())},
+        singles=tuple(
+            _single(table, keep, j, deltas[:, s + j], (low[s + j], high[s + j]), (low[s + m + j], high[s + m + j]))
+            for j in np.argsort(-singles.mean(axis=0), kind="stable")
+        ),
+        strategies=tuple(
+            _strategy(e, singles, best, (float(low[k]), float(high[k])), splits=splits, seed=seed)
+            for k, e in enumerate(found)
+        ),
+        oracle=float(singles.max(axis=1).mean()),
+        spread=float(np.ptp(singles.mean(axis=0))),
+        samples=samples,
+        splits=splits,
+        seed=seed,
+    )
+
+
+class _Evaluated:
+    """A merge's scores on the kept items, and on a split with its quality fitted on one half only."""
+
+    def __init__(self, table: RunTable, merge: Merge, keep: NDArray[np.bool_]) -> None:
+        assert table.ballots is not None, "strategies_of gives no merge without ballots"
+        self.merge, self.keep = merge, keep
+        self.ballots, self.values, self.singles = table.ballots, table.values(), table.scores
+        self.scores, self.tied = self._on_all(table)
+
+    def _on_all(self, table: RunTable) -> tuple[Floats, float]:
+        if isinstance(self.merge, votes.Policy):
+            outcome = votes.decide(self.merge, self.ballots)
+            return self._judged(outcome), float((outcome.tied[self.keep].sum(axis=1) > 1).mean())
+        return _scalar_scores(table, self.merge, self.values, self.keep)
+
+    def _judged(self, outcome: votes.Outcome) -> Floats:
+        # Where no member's answer won, a 0/1 score is 0; a rated score has no value to give: the worst seen.
+        worst = 0.0 if np.nanmin(self.singles) >= 0 else float(np.nanmin(self.singles))
+        return outcome.scores(self.values, missing=worst)[self.keep]
+
+    def on_split(self, choose: NDArray[np.bool_]) -> Floats:
+        """Scores with every model's quality estimated on the choosing half alone."""
+        if not isinstance(self.merge, votes.Policy) or not _fits(self.merge):
+            return self.scores
+        half = self.singles[self.keep][choose]
+        quality, _ = estimated_quality(np.vstack([half, np.full((1, half.shape[1]), np.nan)]))
+        return self._judged(votes.decide(self.merge, self.ballots, quality=quality[-1]))
+
+
+def _fits(merge: votes.Policy) -> bool:
+    """Whether the merge looks at estimated quality, which must then come from the other half."""
+    by_quality = isinstance(merge, WeightedConsensus) and merge.weights is None
+    return by_quality or isinstance(merge, BestOfN) or merge.threshold is not None
+
+
+def _scalar_scores(
+    table: RunTable, merge: Merge, values: Floats, keep: NDArray[np.bool_]
+) -> tuple[Floats, float]:
+    """Scores of a policy that has no array form, item by item."""
+    assert table.ballots is not None
+    scores, ties = np.zeros(len(values)), 0
+    for i in np.flatnonzero(keep):
+        found = table.ballots.answers[i]
+        try:
+            merged = merge(contributions_at(table, int(i)))
+        except LLMOrchestratorError:
+            continue
+        won = [values[i, found.index(a)] for a in merged.tied if a in found]
+        scores[i] = float(np.mean(won)) if won else 0.0
+        ties += len(merged.tied) > 1
+    return scores[keep], ties / int(keep.sum())
+
+
+def contributions_at(table: RunTable, index: int) -> list[ModelContribution]:
+    """The contributions to one item, as a merge sees them."""
+    ballots = table.ballots
+    assert ballots is not None
+    parts = []
+    for j, model in enumerate(ballots.models):
+        code, quality = int(ballots.codes[index, j]), float(ballots.quality[index, j])
+        parts.append(
+            ModelContribution(
+                model=model,
+                answer=ballots.answers[index][code] if code >= 0 else None,
+                quality=None if np.isnan(quality) else quality,
+                status="failed" if ballots.failed[index, j] else "kept",
+            )
+        )
+    return parts
+
+
+def _single(
+    table: RunTable,
+    keep: NDArray[np.bool_],
+    j: int,
+    delta: Floats,
+    around_delta: tuple[float, float],
+    around_score: tuple[float, float],
+) -> Single:
+    source = table.source_scores[keep][:, j]
+    known = ~np.isnan(source)
+    ours = table.scores[keep][:, j]
+    answered = None if table.ballots is None else float((table.ballots.codes[keep][:, j] >= 0).mean())
+    return Single(
+        model=table.models[j],
+        score=float(ours.mean()),
+        ci_low=float(around_score[0]),
+        ci_high=float(around_score[1]),
+        source_score=float(source[known].mean()) if known.any() else None,
+        source_agreement=float((source[known] == ours[known]).mean()) if known.any() else None,
+        answered=answered,
+        delta=float(delta.mean()),
+        delta_low=float(around_delta[0]),
+        delta_high=float(around_delta[1]),
+        verdict=verdict(around_delta[0], around_delta[1]),
+    )
+
+
+def _strategy(
+    e: _Evaluated, singles: Floats, best: int, interval: tuple[float, float], *, splits: int, seed: int
+) -> Strategy:
+    difference = e.scores - singles[:, best]
+    split = split_differences(singles, e.on_split, splits=splits, seed=seed)
+    on_all, on_splits = verdict(*interval), verdict(split.low, split.high)
+    return Strategy(
+        strategy=e.merge.name,
+        params=params_of(e.merge),
+        score=float(e.scores.mean()),
+        delta=float(difference.mean()),
+        ci_low=interval[0],
+        ci_high=interval[1],
+        verdict=on_all,
+        split_delta=split.delta,
+        split_low=split.low,
+        split_high=split.high,
+        split_verdict=on_splits,
+        conclusion=on_all if on_all == on_splits else "cannot tell",
+        gained=int((difference > 0).sum()),
+        lost=int((difference < 0).sum()),
+        tied=e.tied,
+        mcnemar_p=mcnemar(e.scores, singles[:, best]),
+        mde=minimum_detectable_effect(difference),
+    )

@@ -1,0 +1,134 @@
+"""Statistics on paired items: intervals, tests and what could have been found at all.
+
+Every comparison is on the same items for both sides. The difference of an item is strategy minus single model;
+higher is better. Nothing here knows what was compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import LLMValidationError
+
+Floats = NDArray[np.float64]
+Verdict = Literal["better", "worse", "cannot tell"]
+SAMPLES = 10_000
+SPLITS = 100
+CHUNK_CELLS = 4_000_000  # resampling counts held at once: 32 MB
+
+
+def verdict(low: float, high: float) -> Verdict:
+    """`better` or `worse` when the whole interval lies on one side of 0, else `cannot tell`."""
+    return "better" if low > 0 else "worse" if high < 0 else "cannot tell"
+
+
+def bootstrap_interval(
+    differences: Floats, *, samples: int = SAMPLES, seed: int = 0, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Percentile interval of the mean difference, resampling items.
+
+    differences: N items x S strategies (or N). All strategies share the resamples, so their intervals can be
+    compared. Rows with equal values are resampled together as one multinomial draw of their count: the same
+    distribution as drawing items one by one, at a fraction of the work.
+    Returns (low, high), each of length S. Source: Efron & Tibshirani 1993, chapter 13.
+    Raises LLMValidationError stats.items for fewer than 2 items.
+    """
+    d = np.atleast_2d(np.asarray(differences, dtype=np.float64).T).T
+    n = len(d)
+    if n < 2:
+        raise LLMValidationError(
+            f"an interval needs at least 2 items, found {n}",
+            code="stats.items",
+            next_step="compare on more items",
+        )
+    patterns, counts = np.unique(d, axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    means = np.empty((samples, d.shape[1]))
+    step = max(1, CHUNK_CELLS // len(counts))
+    for start in range(0, samples, step):
+        size = min(step, samples - start)
+        if len(counts) * 4 < n:
+            drawn = rng.multinomial(n, counts / n, size=size)
+        else:  # mostly distinct rows: a multinomial draw walks every pattern, counting drawn rows is quicker
+            rows = rng.choice(len(counts), size=(size, n), p=counts / n) + np.arange(size)[:, None] * len(counts)
+            drawn = np.bincount(rows.ravel(), minlength=size * len(counts)).reshape(size, len(counts))
+        means[start : start + size] = drawn.astype(np.float64) @ patterns / n
+    tail = (1 - level) / 2 * 100
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    return low, high
+
+
+def mcnemar(ours: Floats, theirs: Floats) -> float | None:
+    """Two-sided exact p-value of McNemar's test, or None where a score is not 0 or 1.
+
+    Source: McNemar 1947; exact form, binomial with probability 1/2 over the discordant items.
+    """
+    both = np.concatenate([ours, theirs])
+    if not np.isin(both, (0.0, 1.0)).all():
+        return None
+    from scipy.special import bdtr
+
+    won, lost = int(((ours == 1) & (theirs == 0)).sum()), int(((ours == 0) & (theirs == 1)).sum())
+    if won + lost == 0:
+        return 1.0
+    return float(min(1.0, 2 * bdtr(min(won, lost), won + lost, 0.5)))
+
+
+def minimum_detectable_effect(differences: Floats) -> float:
+    """Smallest true mean difference that this many items would show with power 0.80 at the 5 % level.
+
+    Normal approximation: (1.960 + 0.842) x standard error of the mean difference. In the scores' unit.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    return float(2.8015 * d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else float("nan")
+
+
+def half_splits(n: int, *, splits: int = SPLITS, seed: int = 0) -> NDArray[np.bool_]:
+    """`splits` x n; True marks the half on which things are chosen, False the half that judges them.
+
+    Raises LLMValidationError stats.items for fewer than 2 items.
+    """
+    if n < 2:
+        raise LLMValidationError(
+            f"a half split needs at least 2 items, found {n}", code="stats.items", next_step="compare on more items"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros((splits, n), dtype=bool)
+    for row in chosen:
+        row[rng.permutation(n)[: n // 2]] = True
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """Mean and 2.5 / 97.5 percentiles of a difference over random half splits."""
+
+    delta: float
+    low: float
+    high: float
+
+
+def split_differences(
+    singles: Floats,
+    strategy: Callable[[NDArray[np.bool_]], Floats],
+    *,
+    splits: int = SPLITS,
+    seed: int = 0,
+) -> SplitResult:
+    """Strategy minus the best single model chosen on the other half, over random half splits.
+
+    singles: N x M scores. strategy: given the mask of the choosing half, the strategy's N scores, with whatever
+    it fits fitted on that half alone; only those of the judging half are used.
+    """
+    found = np.empty(splits)
+    for k, choose in enumerate(half_splits(len(singles), splits=splits, seed=seed)):
+        best = int(singles[choose].mean(axis=0).argmax())
+        judge = ~choose
+        found[k] = strategy(choose)[judge].mean() - singles[judge, best].mean()
+    low, high = np.percentile(found, [2.5, 97.5])
+    return SplitResult(float(found.mean()), float(low), float(high))

@@ -1,0 +1,172 @@
+"""Suites: the items that a run asks, from a bundled file or from an imported recording.
+
+A bundled suite is a JSON-lines file: item_id, task, prompt, reference, answer_kind, and options where the answer
+is one of a list. A recording becomes a suite of its own items: each answering model is asked the prompt that it
+was asked when it was recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.decide.answers import ANSWER_KINDS, extract, infer_kind, normalise, options_in
+from workbench.errors import LLMValidationError
+from workbench.facts import TASKS, Item, Recorded, Request
+
+# Kinds of score that a comparison of answers reproduces; every other kind stays as its source gave it.
+EXTRACTED_KINDS = frozenset({"correct", "correct_exact_match"})
+EXACT_ANSWER = "exact_answer"
+SOURCE = "source"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Items to ask.
+
+    prompts: prompt style -> item_id -> prompt, where a style asks otherwise than the item does.
+    scores: (item_id, model, style) -> score as the recording gives it.
+    scores_only: the recording keeps no text, so nothing can be asked or merged.
+    extracted: scored by comparing extracted answers with the references; else by the recorded scores.
+    """
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    score_kind: str = "correct"
+    prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    scores: Mapping[tuple[str, str, str], float] = field(default_factory=dict, repr=False)
+    scores_only: bool = False
+    extracted: bool = True
+
+    def request(self, item: Item, style: str | None = None) -> Request:
+        """What a model of this prompt style is asked."""
+        prompt = self.prompts.get(style or "", {}).get(item.item_id, item.prompt)
+        return Request.of(prompt, task=item.task, item_id=item.item_id)
+
+
+def answer_of(item: Item, text: str | None) -> str | None:
+    """The normalised answer in a response to the item, or None."""
+    kind = item.metadata["answer_kind"]
+    return extract(text, kind, options=item.metadata.get("options") or ())
+
+
+def gold_of(item: Item) -> str | None:
+    """The item's reference in normalised form, or None."""
+    return None if item.reference is None else normalise(item.reference, item.metadata["answer_kind"])
+
+
+def read_suite(path: Path) -> Suite:
+    """A suite from a JSON-lines file.
+
+    Raises LLMValidationError: data.file, data.row (with file and line), data.duplicate, data.empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMValidationError(
+            f"suite {path} cannot be read: {error}",
+            code="data.file",
+            next_step="give the path of a UTF-8 JSON-lines file",
+        ) from error
+    items: dict[str, tuple[int, Item]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        item = _item(path, number, line)
+        if item.item_id in items:
+            raise LLMValidationError(
+                f"{path.name}: item_id {item.item_id!r} stands in lines {items[item.item_id][0]} and {number}",
+                code="data.duplicate",
+                next_step="give every item an id of its own",
+            )
+        items[item.item_id] = (number, item)
+    if not items:
+        raise LLMValidationError(f"suite {path.name} has no items", code="data.empty", next_step="add items to it")
+    return Suite(name=path.stem, kind="suite", items=tuple(item for _, item in items.values()))
+
+
+def _item(path: Path, number: int, line: str) -> Item:
+    def bad(problem: str) -> LLMValidationError:
+        return LLMValidationError(
+            f"{path.name}, line {number}: {problem}",
+            code="data.row",
+            next_step="each line is an object with item_id, task, prompt, reference and answer_kind",
+        )
+
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise bad(f"not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise bad("not a JSON object")
+    for name in ("item_id", "task", "prompt", "reference", "answer_kind"):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise bad(f"{name} is missing or not a text")
+    if row["task"] not in TASKS:
+        raise bad(f"task {row['task']!r} is not one of {', '.join(TASKS)}")
+    if row["answer_kind"] not in ANSWER_KINDS:
+        raise bad(f"answer_kind {row['answer_kind']!r} is not one of {', '.join(ANSWER_KINDS)}")
+    rest: dict[str, Any] = {k: v for k, v in row.items() if k not in ("item_id", "task", "prompt", "reference")}
+    rest["options"] = tuple(rest.get("options") or ())
+    return Item(
+        item_id=row["item_id"], task=row["task"], prompt=row["prompt"], reference=row["reference"], metadata=rest
+    )
+
+
+def suite_of(recording: str, rows: Sequence[Recorded], *, score_kind: str | None = None) -> Suite:
+    """The suite of a recording's items.
+
+    score_kind: keep only the items with scores of this kind. Needed when the recording mixes kinds: scores of
+    different kinds are never pooled. Raises LLMValidationError validation.score_kind.
+    """
+    kinds = sorted({r.score_kind for r in rows if r.score_kind is not None})
+    if score_kind is None and len(kinds) > 1:
+        raise LLMValidationError(
+            f"{recording} mixes {len(kinds)} kinds of score: {', '.join(kinds)}",
+            code="validation.score_kind",
+            next_step="choose one with --score-kind (score_kind=...): kinds are never pooled",
+        )
+    if score_kind is not None and score_kind not in kinds:
+        raise LLMValidationError(
+            f"{recording} has no scores of kind {score_kind!r}, only {', '.join(kinds)}",
+            code="validation.score_kind",
+            next_step="choose one of the kinds listed",
+        )
+    chosen = score_kind or (kinds[0] if kinds else "none")
+    rows = [r for r in rows if score_kind is None or r.score_kind == score_kind]
+    items: dict[str, Item] = {}
+    prompts: dict[str, dict[str, str]] = {}
+    scores: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        if row.item_id not in items:
+            items[row.item_id] = _recorded_item(row)
+        if row.prompt != items[row.item_id].prompt:
+            prompts.setdefault(row.prompt_style, {})[row.item_id] = row.prompt
+        if row.score is not None:
+            scores[row.item_id, row.model, row.prompt_style] = row.score
+    with_text = any(r.response is not None for r in rows)
+    return Suite(
+        name=recording,
+        kind="recording",
+        items=tuple(items.values()),
+        score_kind=chosen,
+        prompts=prompts,
+        scores=scores,
+        scores_only=not with_text,
+        extracted=with_text and chosen in EXTRACTED_KINDS and all(i.reference is not None for i in items.values()),
+    )
+
+
+def _recorded_item(row: Recorded) -> Item:
+    kind = infer_kind(row.reference, row.prompt)
+    return Item(
+        item_id=row.item_id,
+        task=row.task,
+        prompt=row.prompt,
+        reference=row.reference,
+        metadata={"answer_kind": kind, "options": options_in(row.prompt), "score_kind": row.score_kind},
+    )

@@ -1,0 +1,168 @@
+"""A run's answers and scores as arrays, read from the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.decide.answers import normalise
+from workbench.decide.votes import Ballots
+from workbench.errors import LLMValidationError
+from workbench.study.suite import EXACT_ANSWER, SOURCE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+
+class Reader(Protocol):
+    """What study needs of the log: rows of a query over a snapshot."""
+
+    def rows(self, sql: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        """Rows of the query."""
+
+    def records(self, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of the query as mappings."""
+
+    def frame(self, sql: str, params: Sequence[Any] | None = None) -> pd.DataFrame:
+        """The query's result as a frame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTable:
+    """One run: N items x M models, models in sorted order.
+
+    scores: what a comparison uses: the workbench's own extraction where the kind of score allows, else the
+    recorded scores; NaN where unknown. source_scores: as the recording gives them; NaN where it gives none.
+    reference: normalised gold answers, None where there is none. ballots: None where nothing was asked.
+    """
+
+    run_id: str
+    name: str
+    source: str
+    spec: Mapping[str, Any]
+    status: str
+    models: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    reference: tuple[str | None, ...]
+    scores: Floats
+    source_scores: Floats
+    ballots: Ballots | None
+
+    @property
+    def score_kind(self) -> str:
+        """What a score is, in its source's words."""
+        return str(self.spec.get("score_kind", "correct"))
+
+    @property
+    def extracted(self) -> bool:
+        """Whether scores come from the workbench's own extraction."""
+        return bool(self.spec.get("extracted", True))
+
+    @property
+    def unit(self) -> str:
+        """`fraction` for 0/1 scores, else the score's own unit."""
+        known = self.scores[~np.isnan(self.scores)]
+        return "fraction" if np.isin(known, (0.0, 1.0)).all() else self.score_kind
+
+    def values(self) -> Floats:
+        """Score of every answer of every item (see Ballots.values)."""
+        if self.ballots is None:
+            raise LLMValidationError(
+                f"run {self.run_id} keeps scores but no text, so nothing can be merged",
+                code="validation.no_text",
+                next_step="compare single models, or run a recording that keeps the responses",
+            )
+        return self.ballots.values(self.scores, self.reference if self.extracted else None)
+
+
+def find_run(reader: Reader, run_id: str | None) -> dict[str, Any]:
+    """The run's row; the newest run when `run_id` is None or "latest".
+
+    Raises LLMValidationError run.unknown, which lists the newest runs.
+    """
+    newest = "select * from runs order by start_unix_ns desc, run_id desc limit 5"
+    if run_id in (None, "latest"):
+        found = reader.records(newest)
+    else:
+        found = reader.records("select * from runs where run_id = ?", [run_id])
+    if not found:
+        names = [r["run_id"] for r in reader.records(newest)]
+        raise LLMValidationError(
+            f"no run {run_id!r} in the log; the newest are {', '.join(names) or 'none'}",
+            code="run.unknown",
+            next_step="make one with `workbench run NAME`, or name one of those listed",
+        )
+    return found[0]
+
+
+def read_table(reader: Reader, run_id: str | None) -> RunTable:
+    """The run's table. Raises LLMValidationError run.unknown or run.unfinished."""
+    run = find_run(reader, run_id)
+    run_id = str(run["run_id"])
+    if run["status"] != "finished":
+        raise LLMValidationError(
+            f"run {run_id} is {run['status']}, so its numbers would be of a part only",
+            code="run.unfinished",
+            next_step="run it again, and compare the finished run",
+        )
+    models = tuple(sorted(json.loads(run["models"])))
+    items = reader.rows(
+        "select item_id, task, reference, metadata->>'answer_kind' from items where run_id = ? order by position",
+        [run_id],
+    )
+    place = {row[0]: i for i, row in enumerate(items)}
+    column = {m: j for j, m in enumerate(models)}
+    spec = json.loads(run["spec"])
+    exact, source = _scores(reader, run_id, place, column)
+    return RunTable(
+        run_id=run_id,
+        name=str(run["name"]),
+        source=str(run["source"]),
+        spec=spec,
+        status=str(run["status"]),
+        models=models,
+        item_ids=tuple(row[0] for row in items),
+        tasks=tuple(row[1] for row in items),
+        reference=tuple(None if ref is None else normalise(ref, kind) for _, _, ref, kind in items),
+        scores=exact if spec.get("extracted", True) else source,
+        source_scores=source,
+        ballots=None if spec.get("scores_only") else _ballots(reader, run_id, models, place, column),
+    )
+
+
+def _scores(
+    reader: Reader, run_id: str, place: Mapping[str, int], column: Mapping[str, int]
+) -> tuple[Floats, Floats]:
+    exact = np.full((len(place), len(column)), np.nan)
+    source = exact.copy()
+    target = {EXACT_ANSWER: exact, SOURCE: source}
+    rows = reader.rows("select item_id, model, scorer, value from scores where run_id = ?", [run_id])
+    for item_id, model, scorer, value in rows:
+        if model in column and scorer in target:
+            target[scorer][place[item_id], column[model]] = value
+    return exact, source
+
+
+def _ballots(
+    reader: Reader, run_id: str, models: Sequence[str], place: Mapping[str, int], column: Mapping[str, int]
+) -> Ballots:
+    answers: list[list[str | None]] = [[None] * len(models) for _ in place]
+    quality = np.full((len(place), len(models)), np.nan)
+    failed = np.ones((len(place), len(models)), dtype=bool)
+    rows = reader.rows(
+        "select item_id, model, answer, quality, status from contributions where run_id = ?", [run_id]
+    )
+    for item_id, model, answer, rated, status in rows:
+        i, j = place[item_id], column[model]
+        answers[i][j] = answer
+        quality[i, j] = np.nan if rated is None else rated
+        failed[i, j] = status in ("failed", "late")
+    return Ballots.of(models, answers, quality=quality, failed=failed)
