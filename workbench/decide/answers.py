@@ -46,7 +46,7 @@ _OUTER = _QUOTES + ".,;:!?_~()[]{}<>$\\|、\u037e\u1fef"
 
 # What announces an answer, one row per language or convention.
 _CUE_ROWS = (
-    r"\banswers?(?: (?:to|for) [^.:\n]{1,80}?)?[*_]{0,3} {0,2}(?:is\b|was\b|=|must be|should be|would be"
+    r"\banswers?(?: (?:to|for) [^.:\n]{1,80}?)?[*_]{0,3} {0,2}(?:\b(?:is|was)\b|=|must be|should be|would be"
     r"|will be|has to be|:(?! the answer)|[-–] )",
     r"\bfinal choice[*_]{0,3}:",
     r"\bantwort[*_]{0,3} ?(?:ist\b|lautet\b|:)",
@@ -284,9 +284,8 @@ def _plain(sign: str, digits: str, point: int) -> str | None:
     padded = digits.rjust(len(digits) - point, "0") if point < 0 else digits.ljust(point, "0")
     whole, rest = padded[: max(point, 0)].lstrip("0") or "0", padded[max(point, 0) :].rstrip("0")
     plain = f"{whole}.{rest}" if rest else whole
-    if len(plain) >= MAX_DIGITS:
-        return None
-    return plain if plain == "0" else sign + plain
+    signed = plain if plain == "0" else sign + plain
+    return signed if len(plain) < MAX_DIGITS else None
 
 
 def _statements(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, bool]]:
@@ -320,8 +319,7 @@ def _announced(span: str, kind: AnswerKind, allowed: tuple[str, ...]) -> str | N
     if kind == "text":
         return normalise(span.lstrip(" \t\r\n:*").partition("\n")[0], "text")
     head = span[:SPAN].lstrip(" \t\r\n:*$[\\")
-    end = _SENTENCE_END.search(head)
-    sentence = head[: end.start()] if end else head
+    sentence = _SENTENCE_END.split(head, maxsplit=1)[0]
     if kind == "number":
         return _announced_number(sentence)
     if kind == "label":
@@ -362,8 +360,7 @@ def _only_letter(sentence: str, allowed: tuple[str, ...]) -> str | None:
     letters = {next(group for group in match.groups() if group) for match in _NAMED.finditer(sentence)}
     if len(letters) != 1 or _NEGATION.search(sentence):
         return None
-    letter = letters.pop()
-    return letter if not allowed or letter in allowed else None
+    return letters.pop() if not allowed or letters <= set(allowed) else None
 
 
 def _unannounced(text: str, kind: AnswerKind, allowed: tuple[str, ...]) -> str | None:

@@ -119,6 +119,12 @@ class Log:
             names = [d[0] for d in result.description or []]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
+    def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of a query."""
+        with self.snapshot() as con:
+            result = _run(con, sql, None)
+            return [d[0] for d in result.description or []], result.fetchall()
+
     def frame(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pd.DataFrame:
         """The same as a pandas frame."""
         with self.snapshot() as con:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from workbench.facts import Merge
 from workbench.record.log import Log
 from workbench.session.comparison import Comparison
-from workbench.study.compare import compare, strategies_of
+from workbench.show.results import models_table
+from workbench.study.compare import Compared, compare, strategies_of
+from workbench.study.replay import Drift, drift
+from workbench.study.summary import Spent, spent
 from workbench.study.table import RunTable, read_table
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run of the log: its answers, scores and merges."""
+    """One run of the log: its answers, scores and merges. Reading it makes no call."""
 
     def __init__(self, log: Log, run_id: str, *, merge: Merge | None = None) -> None:
         self.log = log
@@ -28,11 +31,46 @@ class Run:
         """Answers and scores as arrays, read once."""
         return read_table(self.log, self.run_id)
 
+    @cached_property
+    def spent(self) -> dict[str, Spent]:
+        """Calls, latency and cost by model."""
+        return spent(self.log, self.run_id)
+
+    @cached_property
+    def _alone(self) -> Compared:
+        return compare(self.table, [])
+
+    def __repr__(self) -> str:
+        return f"Run {self.run_id}\n{models_table(self._alone, self.spent).text()}"
+
+    def _repr_html_(self) -> str:
+        return models_table(self._alone, self.spent).html()
+
+    def df(self) -> pd.DataFrame:
+        """One row an item and model: answer, quality, status, score, latency_ms, cost_usd, source."""
+        return self.log.frame(
+            "select i.position, i.item_id, i.task, s.model, c.answer, c.quality, c.status, s.value as score, "
+            "s.scorer, k.latency_ms, k.cost_usd, coalesce(k.source, 'recorded') as source from scores s "
+            "join items i on i.run_id = s.run_id and i.item_id = s.item_id "
+            "left join contributions c on c.run_id = s.run_id and c.item_id = s.item_id and c.model = s.model "
+            "left join calls k on k.run_id = s.run_id and k.item_id = s.item_id and k.model = s.model "
+            "where s.run_id = ? and s.scorer = ? order by i.position, s.model",
+            [self.run_id, "exact_answer" if self.table.extracted else "source"],
+        )
+
     def compare(self, *strategies: Merge, seed: int = 0) -> Comparison:
-        """Every merge against the best single model; the run's own, those given, and the three built-in."""
-        extra = [*([self.merge] if self.merge is not None else []), *strategies]
-        return Comparison(compare(self.table, strategies_of(self.table, extra), seed=seed))
+        """Every merge against the best single model: the run's own, those given, and the three built-in ones."""
+        own = [self.merge] if self.merge is not None else []
+        return Comparison(compare(self.table, strategies_of(self.table, [*own, *strategies]), seed=seed))
 
     def what_if(self, *strategies: Merge, seed: int = 0) -> Comparison:
         """The given merges of the recorded answers against the best single model; no call is made."""
         return Comparison(compare(self.table, strategies, seed=seed))
+
+    def replay(self, *policies: Merge) -> Drift:
+        """Decide every merge and read every answer again from the log; `.drifts` is 0 when all agree.
+
+        policies: the caller's own merges, for a run that was merged by one.
+        """
+        own = [self.merge] if self.merge is not None else []
+        return drift(self.log, self.run_id, [*own, *policies])

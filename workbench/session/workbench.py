@@ -180,9 +180,20 @@ class Workbench:
             next_step=f"did you mean {hint!r}?" if hint else "import it: workbench import FILE.parquet",
         )
 
-    def report(self, notebook: str | os.PathLike[str] | None = None, *, run: Run | str | None = None) -> Path:
-        """Run a report notebook for a run; the path of its self-contained HTML in reports/<run_id>/."""
+    def report(
+        self,
+        notebook: str | os.PathLike[str] | None = None,
+        *,
+        run: Run | str | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Run a report notebook for a run; the path of its self-contained HTML, <out>/<run_id>/index.html.
+
+        notebook: with a cell tagged `parameters` that takes log and run_id; default the benchmark report.
+        run: default the newest. out: default reports/.
+        Raises LLMError run.failed when a cell fails; the notebook beside the page keeps its traceback.
+        """
         from workbench.session.reports import make_report
 
         run_id = run.run_id if isinstance(run, Run) else self.get_run(run).run_id
-        return make_report(self.log, run_id, notebook=notebook)
+        return make_report(self.log.folder, run_id, notebook=notebook, out=out)

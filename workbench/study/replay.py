@@ -1,0 +1,128 @@
+"""Deciding again from the log: the same answers, the same merges, or a list of what drifted.
+
+Answers are read again from the stored responses, merges are made again from the logged contributions and
+parameters. A policy that draws, looks at a clock or keeps state shows up here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from workbench.act.journal import encode
+from workbench.decide.answers import extract
+from workbench.decide.merge import POLICIES, policy
+from workbench.errors import LLMError, LLMValidationError
+from workbench.facts import Failure, Merge, ModelContribution, Response
+from workbench.study.table import Reader, find_run
+
+EXAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """What deciding again found: how many merges and answers were checked, and how many differ.
+
+    examples: up to 10 mappings of kind, item_id, logged and now.
+    """
+
+    run: str
+    merges: int
+    merges_drifted: int
+    answers: int
+    answers_drifted: int
+    examples: tuple[dict[str, Any], ...]
+
+    @property
+    def drifts(self) -> int:
+        """Number of decisions that came out differently."""
+        return self.merges_drifted + self.answers_drifted
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with `drifts`."""
+        return {**asdict(self), "drifts": self.drifts}
+
+
+def drift(reader: Reader, run_id: str | None, policies: Sequence[Merge] = ()) -> Drift:
+    """Decide every logged merge of the run again and read every answer again.
+
+    policies: merges of the caller's own, used for the logged decisions that carry their name.
+    Raises LLMValidationError run.unknown, or replay.unknown_policy for a policy that is neither built in nor given.
+    """
+    run_id = str(find_run(reader, run_id)["run_id"])
+    merges, merge_drifts = _merges(reader, run_id, {p.name: p for p in policies})
+    answers, answer_drifts = _answers(reader, run_id)
+    return Drift(
+        run=run_id,
+        merges=merges,
+        merges_drifted=len(merge_drifts),
+        answers=answers,
+        answers_drifted=len(answer_drifts),
+        examples=tuple([*merge_drifts, *answer_drifts][:EXAMPLES]),
+    )
+
+
+def _merges(reader: Reader, run_id: str, own: Mapping[str, Merge]) -> tuple[int, list[dict[str, Any]]]:
+    rows = reader.rows(
+        "select item_id, policy, params, inputs, output from decisions where run_id = ? and kind = 'merge' "
+        "order by item_id",
+        [run_id],
+    )
+    drifted = []
+    for item_id, name, params, inputs, output in rows:
+        parts = [_contribution(c) for c in json.loads(inputs)["contributions"]]
+        try:
+            now = encode(_policy(name, json.loads(params), own)(parts))
+        except LLMError as error:
+            if error.code == "replay.unknown_policy":
+                raise
+            now = {"error": error.code}
+        logged = json.loads(output)
+        if now != logged:
+            drifted.append({"kind": "merge", "item_id": item_id, "logged": logged, "now": now})
+    return len(rows), drifted
+
+
+def _policy(name: str, params: Mapping[str, Any], own: Mapping[str, Merge]) -> Merge:
+    if name in own:
+        return own[name]
+    if name in POLICIES:
+        return policy(name, params)
+    raise LLMValidationError(
+        f"the run was merged by {name!r}, which is not one of the built-in strategies {', '.join(POLICIES)}",
+        code="replay.unknown_policy",
+        next_step="replay it from Python: wb.get_run(RUN).replay(policy)",
+    )
+
+
+def _contribution(logged: Sequence[Any]) -> ModelContribution:
+    model, answer, quality, weight, status, failure = logged
+    return ModelContribution(
+        model=model,
+        answer=answer,
+        quality=quality,
+        weight=weight,
+        status=status,
+        failure=Failure(kind="", code=failure, message="") if failure else None,
+        # Only whether there was a text matters to a merge; the text itself does not take part in it.
+        response=None if failure else Response(request_key="", model=model, text="", source="recorded"),
+    )
+
+
+def _answers(reader: Reader, run_id: str) -> tuple[int, list[dict[str, Any]]]:
+    rows = reader.rows(
+        "select c.item_id, c.model, c.answer, t.text, i.metadata from contributions c "
+        "join items i on i.run_id = c.run_id and i.item_id = c.item_id "
+        "join calls k on k.run_id = c.run_id and k.item_id = c.item_id and k.model = c.model and k.ok "
+        "join texts t on t.hash = k.response_hash where c.run_id = ? order by c.item_id, c.model",
+        [run_id],
+    )
+    drifted = []
+    for item_id, model, logged, text, metadata in rows:
+        about = json.loads(metadata)
+        now = extract(text, about["answer_kind"], options=about.get("options") or ())
+        if now != logged:
+            drifted.append({"kind": "answer", "item_id": item_id, "model": model, "logged": logged, "now": now})
+    return len(rows), drifted

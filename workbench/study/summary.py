@@ -1,0 +1,121 @@
+"""What a run cost in time and money, per model, and what a comparison says in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workbench.study.compare import Compared, Single, Strategy
+from workbench.study.table import Reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """One model's calls of a run; None where the source of the answers does not tell.
+
+    latency_p50_ms, latency_p95_ms: the model's own, of answered calls. cost_usd: sum over calls with a price.
+    """
+
+    model: str
+    calls: int
+    failed: int
+    source: str
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    cost_usd: float | None
+
+
+def spent(reader: Reader, run_id: str) -> dict[str, Spent]:
+    """The calls of a run by model; empty where nothing was asked."""
+    rows = reader.rows(
+        "select model, count(*), count(*) filter (not ok), string_agg(distinct source, '+' order by source), "
+        "quantile_cont(latency_ms, 0.5) filter (ok), quantile_cont(latency_ms, 0.95) filter (ok), sum(cost_usd) "
+        "from calls where run_id = ? group by model order by model",
+        [run_id],
+    )
+    return {
+        model: Spent(
+            model=model, calls=n, failed=failed, source=source or "none", latency_p50_ms=p50, latency_p95_ms=p95,
+            cost_usd=cost,
+        )
+        for model, n, failed, source, p50, p95, cost in rows
+    }  # fmt: skip
+
+
+def number(value: float, unit: str) -> str:
+    """A score as text: 0/1 scores as 0.5625, others with three decimals."""
+    return f"{value:.4f}" if unit == "fraction" else f"{value:.3f}"
+
+
+def difference(value: float, unit: str) -> str:
+    """A difference as text: points (hundredths) for 0/1 scores, else the score's own unit."""
+    return f"{value * 100:+.1f}" if unit == "fraction" else f"{value:+.3f}"
+
+
+def interval(low: float, high: float, unit: str) -> str:
+    """An interval of differences as text."""
+    return f"[{difference(low, unit)}, {difference(high, unit)}]"
+
+
+def unit_name(unit: str) -> str:
+    """What a difference is counted in, for labels."""
+    return "points" if unit == "fraction" else unit
+
+
+def explain(found: Compared) -> list[str]:
+    """The comparison in words: one sentence on the pool, then one paragraph a strategy."""
+    best = found.best_single
+    worst = min(found.singles, key=lambda s: s.score)
+    pool = (
+        f"On {found.items} items ({found.source}) the best single model is {best['model']} with "
+        f"{number(best['score'], found.unit)}; the {len(found.models)} models spread over "
+        f"{_amount(found.spread, found.unit)}, down to {worst.model} with {number(worst.score, found.unit)}. "
+        f"Always picking the best answer of each item (an oracle, not a method) would reach "
+        f"{number(found.oracle, found.unit)}."
+    )
+    dropped = [f"{found.items_dropped} items without a score for every model were left out."]
+    return [pool, *(dropped if found.items_dropped else []), *(_about(s, found) for s in found.strategies)]
+
+
+def _about(s: Strategy, found: Compared) -> str:
+    unit, best = found.unit, found.best_single["model"]
+    measured = (
+        f"{difference(s.delta, unit)} {unit_name(unit)} {interval(s.ci_low, s.ci_high, unit)} on all items, "
+        f"{difference(s.split_delta, unit)} {interval(s.split_low, s.split_high, unit)} with the single model "
+        f"chosen on the other half"
+    )
+    spread = _amount(found.spread, unit)
+    balance = f"it did worse on {s.lost} items and better on {s.gained}"
+    match s.conclusion:
+        case "worse":
+            why = (
+                f"{s.strategy} hurt: {measured}. Against {best} {balance}. "
+                f"The models differ by {spread}: where the best one was right, weaker ones that agreed with each "
+                f"other outvoted it."
+            )
+        case "better":
+            why = (
+                f"{s.strategy} helped: {measured}. Against {best} {balance}. "
+                f"The models differ by {spread} and err on different items, so they correct each other."
+            )
+        case _:
+            why = f"{s.strategy}: cannot tell it from {best}: {measured}; {balance}."
+            if s.verdict != s.split_verdict:
+                why += f" The two forms disagree ({s.verdict} on all items, {s.split_verdict} on half splits)."
+            elif s.mde > 0:
+                why += f" A difference under {_amount(s.mde, unit)} would not show on {found.items} items."
+    return why
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value * 100:.1f} points" if unit == "fraction" else f"{value:.3f} {unit}"
+
+
+def source_line(singles: tuple[Single, ...]) -> str:
+    """How far the extracted answers agree with the recording's own scores, or an empty string."""
+    agreements = [s.source_agreement for s in singles if s.source_agreement is not None]
+    if not agreements:
+        return ""
+    return (
+        f"Agreement of the extracted answers with the source's own scores: {min(agreements) * 100:.1f} % to "
+        f"{max(agreements) * 100:.1f} % of items, by model."
+    )
