@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from workbench.facts import Request as Request
     from workbench.facts import Response as Response
     from workbench.session.comparison import Comparison as Comparison
+    from workbench.session.ensembler import MultiModelEnsembler as MultiModelEnsembler
     from workbench.session.run import Run as Run
     from workbench.session.workbench import Workbench as Workbench
 
@@ -47,6 +48,7 @@ _HOMES = {
     "LLMValidationError": "workbench.errors",
     "MajorityVoting": "workbench.decide.merge",
     "ModelContribution": "workbench.facts",
+    "MultiModelEnsembler": "workbench.session.ensembler",
     "Profile": "workbench.act.simulated",
     "Request": "workbench.facts",
     "Response": "workbench.facts",

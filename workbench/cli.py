@@ -172,7 +172,7 @@ def compare(
         found = wb.get_run(run_id)
         comparison = found.compare(*([policy] if policy is not None else []), seed=seed)
         words = "" if as_json else f"{found!r}\n\n{comparison!r}"
-        _out({**comparison.as_dict(), "words": comparison.words}, words, as_json)
+        _out({**comparison.as_dict(), "words": list(comparison.words.sentences)}, words, as_json)
 
 
 @app.command()

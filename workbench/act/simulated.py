@@ -66,6 +66,9 @@ def _refused(name: str, problem: str) -> LLMValidationError:
     )
 
 
+# Of 200 seeds the one whose shares of right answers on the bundled suites lie nearest to the declared skills:
+# 48 items are few, and a strong model that happens to lose to a medium one would confuse more than it teaches.
+POOL_SEED = 28
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         p.name: p
@@ -75,6 +78,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 skill={"question_answering": 0.86, "reasoning": 0.80, "general": 0.84},
                 shared=0.3,
                 latency_ms=900.0,
+                seed=POOL_SEED,
                 prompt_usd_per_mtok=3.0,
                 completion_usd_per_mtok=12.0,
             ),
@@ -83,6 +87,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 skill={"question_answering": 0.70, "reasoning": 0.60, "general": 0.68},
                 shared=0.6,
                 latency_ms=450.0,
+                seed=POOL_SEED,
                 prompt_usd_per_mtok=0.6,
                 completion_usd_per_mtok=2.4,
             ),
@@ -92,6 +97,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 shared=0.6,
                 no_answer=0.03,
                 latency_ms=180.0,
+                seed=POOL_SEED,
                 prompt_usd_per_mtok=0.1,
                 completion_usd_per_mtok=0.3,
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workbench.show.results import strategies_table
+from workbench.show.tables import Shown, Words
 from workbench.study.compare import Compared, Strategy
 from workbench.study.summary import explain
 
@@ -28,9 +29,14 @@ class Comparison:
         return next(s for s in self.found.strategies if s.strategy == strategy)
 
     @property
-    def words(self) -> list[str]:
+    def words(self) -> Words:
         """The comparison in sentences."""
-        return explain(self.found)
+        return Words(tuple(explain(self.found)))
+
+    @property
+    def numbers(self) -> Shown:
+        """The table without the sentences."""
+        return Shown(strategies_table(self.found, words=False))
 
     def df(self) -> pd.DataFrame:
         """One row a strategy and one a single model (`kind`), deltas in the score's own unit."""

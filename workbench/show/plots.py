@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.study.compare import Compared
-from workbench.study.summary import Spent, unit_name
+from workbench.study.summary import Spent, label, unit_name
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -40,7 +40,7 @@ def delta_values(found: Compared) -> list[Mark]:
     for s in found.strategies:
         marks.append(
             Mark(
-                label=s.strategy,
+                label=label(s),
                 value=_r(s.delta * scale),
                 low=_r(s.ci_low * scale),
                 high=_r(s.ci_high * scale),
@@ -50,7 +50,7 @@ def delta_values(found: Compared) -> list[Mark]:
         )
         marks.append(
             Mark(
-                label=s.strategy,
+                label=label(s),
                 value=_r(s.split_delta * scale),
                 low=_r(s.split_low * scale),
                 high=_r(s.split_high * scale),
@@ -93,7 +93,7 @@ def score_values(found: Compared) -> list[Mark]:
     best = found.best_single["score"]
     merges = [
         Mark(
-            label=s.strategy,
+            label=label(s),
             value=_r(s.score),
             low=_r(best + s.ci_low),
             high=_r(best + s.ci_high),
@@ -175,16 +175,20 @@ def plain(text: str) -> str:
 
 
 def _errors(marks: Sequence[Mark], colours: Mapping[int, str]) -> go.Figure:
+    """One row a label, from the top down; two groups of one label stand a little apart."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for k, group in enumerate(dict.fromkeys(m.group for m in marks)):
+    labels = list(dict.fromkeys(m.label for m in marks))
+    groups = list(dict.fromkeys(m.group for m in marks))
+    apart = 0.15 if len(labels) < len(marks) else 0.0
+    for k, group in enumerate(groups):
         chosen = [m for m in marks if m.group == group]
         figure.add_trace(
             go.Scatter(
                 name=group,
                 x=[m.value for m in chosen],
-                y=[plain(m.label) for m in chosen],
+                y=[labels.index(m.label) + (2 * k - 1) * apart for m in chosen],
                 mode="markers",
                 marker={"color": colours[k], "size": 9, "symbol": ("circle", "diamond")[k]},
                 error_x={
@@ -193,13 +197,15 @@ def _errors(marks: Sequence[Mark], colours: Mapping[int, str]) -> go.Figure:
                     "array": [_r(m.high - m.value) for m in chosen],
                     "arrayminus": [_r(m.value - m.low) for m in chosen],
                 },
-                hovertext=[plain(m.note) for m in chosen],
+                hovertext=[plain(f"{m.label}: {m.note}") for m in chosen],
+                hovertemplate="%{hovertext}<br>%{x}<extra></extra>",
             )
         )
-    labels = list(dict.fromkeys(plain(m.label) for m in marks))
-    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])
-    if len({m.group for m in marks}) == 2 and len(labels) < len(marks):
-        figure.update_layout(scattermode="group", scattergap=0.6)
+    rows = list(range(len(labels)))
+    figure.update_yaxes(
+        tickmode="array", tickvals=rows, ticktext=[plain(x) for x in labels], range=[len(labels) - 0.5, -0.5],
+        zeroline=False,
+    )  # fmt: skip
     return figure
 
 
@@ -208,7 +214,7 @@ def _finish(figure: go.Figure, *, title: str, x: str, caption: str, rows: int) -
         title={"text": f"{plain(title)}<br><sub>{plain(caption)}</sub>", "x": 0, "xanchor": "left"},
         template="plotly_white",
         height=210 + 34 * rows,
-        margin={"l": 220, "r": 30, "t": 80, "b": 60},
+        margin={"l": 200, "r": 30, "t": 80, "b": 60},
         legend={"orientation": "h", "yanchor": "top", "y": -0.12 - 0.9 / (rows + 4), "x": 0, "xanchor": "left"},
     )
     return figure.update_xaxes(title_text=x)

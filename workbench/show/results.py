@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workbench.show.tables import Table
+from workbench.show.tables import Table, without_blank
 from workbench.study.compare import Compared
-from workbench.study.summary import Spent, difference, explain, interval, number, source_line, unit_name
+from workbench.study.summary import Spent, difference, explain, interval, label, number, source_line, unit_name
 
 STRATEGIES = ("strategy", "score", "delta", "95 % interval", "verdict", "split delta", "split interval",
               "split verdict", "better on", "worse on", "tied")  # fmt: skip
@@ -14,12 +14,12 @@ MODELS = ("model", "score", "95 % interval", "minus best", "answered", "source s
           "latency p50 ms", "latency p95 ms", "cost USD", "calls", "failed", "source")  # fmt: skip
 
 
-def strategies_table(found: Compared) -> Table:
-    """Merges against the best single model, with both verdicts and the words."""
+def strategies_table(found: Compared, *, words: bool = True) -> Table:
+    """Merges against the best single model, with both verdicts, and the words below."""
     unit = found.unit
     rows = [
         (
-            _label(s.strategy, s.params), number(s.score, unit), difference(s.delta, unit),
+            label(s), number(s.score, unit), difference(s.delta, unit),
             interval(s.ci_low, s.ci_high, unit), s.verdict, difference(s.split_delta, unit),
             interval(s.split_low, s.split_high, unit), s.split_verdict, str(s.gained), str(s.lost),
             f"{s.tied * 100:.0f} %",
@@ -31,7 +31,7 @@ def strategies_table(found: Compared) -> Table:
         f"{found.name}: {found.items} items, {len(found.models)} models, source {found.source}. "
         f"Best single model {best['model']} {number(best['score'], unit)}. Deltas in {unit_name(unit)}."
     )
-    notes = (*explain(found), f"{found.samples} paired bootstrap samples, {found.splits} half splits.")
+    notes = (*(explain(found) if words else ()), f"{found.samples} paired bootstrap samples, {found.splits} half splits.")
     return Table(
         caption=caption, columns=STRATEGIES, rows=tuple(rows), numeric=frozenset(STRATEGIES) - {"strategy", "verdict",
         "split verdict"}, notes=notes,
@@ -57,21 +57,14 @@ def models_table(found: Compared, spent: Mapping[str, Spent]) -> Table:
             )
         )  # fmt: skip
     line = source_line(found.singles)
-    return Table(
+    table = Table(
         caption=f"{found.name}: each model alone on {found.items} items ({found.score_kind})",
         columns=MODELS,
         rows=tuple(rows),
         numeric=frozenset(MODELS) - {"model", "source"},
         notes=(line,) if line else (),
     )
-
-
-def _label(strategy: str, params: Mapping[str, object]) -> str:
-    shown = ", ".join(
-        f"{k}={{{', '.join(f'{m}: {w:g}' for m, w in v.items())}}}" if isinstance(v, Mapping) else f"{k}={v}"
-        for k, v in params.items()
-    )
-    return f"{strategy}({shown})" if shown else strategy
+    return without_blank(table)
 
 
 def _share(value: float | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,49 @@ class Table:
         )
 
     def _align(self, column: str) -> str:
-        return f"text-align:{'right' if column in self.numeric else 'left'};padding:2px 10px"
+        return f"text-align:{'right' if column in self.numeric else 'left'};padding:2px 10px;white-space:nowrap"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Sentences, shown as a list."""
+
+    sentences: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"- {visible(s)}" for s in self.sentences)
+
+    def _repr_html_(self) -> str:
+        return "<ul>" + "".join(f'<li style="{WORDS}">{escape(s)}</li>' for s in self.sentences) + "</ul>"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A table that shows itself."""
+
+    table: Table
+
+    def __repr__(self) -> str:
+        return self.table.text()
+
+    def _repr_html_(self) -> str:
+        return self.table.html()
 
 
 CAPTION = "margin:6px 0 4px;font-weight:600;color:var(--jp-content-font-color1,inherit)"
 NOTE = "margin:4px 0;color:var(--jp-content-font-color2,inherit);max-width:72em"
+WORDS = "margin:4px 0;color:var(--jp-content-font-color1,inherit);max-width:72em"
 TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:var(--jp-content-font-color1,inherit)"
+
+
+def without_blank(table: Table) -> Table:
+    """The table without the columns in which no row says anything."""
+    said = [j for j in range(len(table.columns)) if any(row[j] != "-" for row in table.rows)]
+    return replace(
+        table,
+        columns=tuple(table.columns[j] for j in said),
+        rows=tuple(tuple(row[j] for j in said) for row in table.rows),
+    )
 
 
 def visible(text: str) -> str:

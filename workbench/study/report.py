@@ -11,6 +11,13 @@ from workbench.errors import LLMError, LLMTimeoutError, LLMValidationError
 CELL_TIMEOUT_S = 600
 
 
+def _kernel_manager() -> type:
+    """Kernels whose sockets are encrypted: a plain one warns on stderr at every start."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    return type("KernelManager", (AsyncKernelManager,), {"transport_encryption": "auto"})
+
+
 def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Path:
     """Execute the notebook with the parameters; the executed notebook is kept in `output` even when a cell fails.
 
@@ -37,6 +44,7 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
             progress_bar=False,
             cwd=str(output.parent),
             execution_timeout=CELL_TIMEOUT_S,
+            kernel_manager_class=_kernel_manager(),
         )
     except papermill.exceptions.PapermillExecutionError as error:
         raise LLMError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workbench.study.compare import Compared, Single, Strategy
@@ -61,6 +62,15 @@ def unit_name(unit: str) -> str:
     return "points" if unit == "fraction" else unit
 
 
+def label(s: Strategy) -> str:
+    """A strategy with the parameters that it was given."""
+    shown = ", ".join(
+        f"{k}={{{', '.join(f'{m}: {w:g}' for m, w in v.items())}}}" if isinstance(v, Mapping) else f"{k}={v}"
+        for k, v in s.params.items()
+    )
+    return f"{s.strategy}({shown})" if shown else s.strategy
+
+
 def explain(found: Compared) -> list[str]:
     """The comparison in words: one sentence on the pool, then one paragraph a strategy."""
     best = found.best_single
@@ -88,17 +98,17 @@ def _about(s: Strategy, found: Compared) -> str:
     match s.conclusion:
         case "worse":
             why = (
-                f"{s.strategy} hurt: {measured}. Against {best} {balance}. "
+                f"{label(s)} hurt: {measured}. Against {best} {balance}. "
                 f"The models differ by {spread}: where the best one was right, weaker ones that agreed with each "
                 f"other outvoted it."
             )
         case "better":
             why = (
-                f"{s.strategy} helped: {measured}. Against {best} {balance}. "
+                f"{label(s)} helped: {measured}. Against {best} {balance}. "
                 f"The models differ by {spread} and err on different items, so they correct each other."
             )
         case _:
-            why = f"{s.strategy}: cannot tell it from {best}: {measured}; {balance}."
+            why = f"{label(s)}: cannot tell it from {best}: {measured}; {balance}."
             if s.verdict != s.split_verdict:
                 why += f" The two forms disagree ({s.verdict} on all items, {s.split_verdict} on half splits)."
             elif s.mde > 0:

@@ -1,0 +1,121 @@
+"""One question, several models, one merged answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from workbench.act.call import ask
+from workbench.act.function import FunctionModel
+from workbench.act.journal import decide
+from workbench.act.simulated import PROFILES
+from workbench.act.trace import span
+from workbench.act.world import World
+from workbench.decide.answers import AnswerKind, extract, infer_kind, options_in
+from workbench.decide.merge import (
+    BestOfN,
+    MajorityVoting,
+    WeightedConsensus,
+    check_members,
+    check_threshold,
+    check_weights,
+)
+from workbench.errors import LLMValidationError
+from workbench.facts import EnsembleResponse, Failure, ModelContribution, Request
+from workbench.record.log import Log
+from workbench.session.places import default_log
+from workbench.session.resolve import Named, other_member
+from workbench.study.run import Member
+
+QUALITY_THRESHOLD = 0.7
+STRATEGIES: Mapping[str, type[WeightedConsensus] | type[MajorityVoting] | type[BestOfN]] = {
+    s.name: s for s in (WeightedConsensus, MajorityVoting, BestOfN)
+}
+
+
+class MultiModelEnsembler:
+    """Asks several models at once and merges their answers; every call and merge is in the log.
+
+    models: names, Profiles or Model objects. weights: model -> weight >= 0, for every model; None: equal.
+    strategy: weighted_consensus, majority_voting or best_of_n. executors: name -> function(prompt) that answers in
+    the place of the model of that name. log: folder; default WORKBENCH_LOG, or data/log, opened at the first call.
+    Raises LLMValidationError validation.models, validation.weights, validation.strategy; LLMRouterError.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Named],
+        weights: Mapping[str, float] | None = None,
+        *,
+        strategy: str = "weighted_consensus",
+        executors: Mapping[str, Callable[[str], Any]] | None = None,
+        log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise LLMValidationError(
+                f"merge strategy {strategy!r} is not one of {', '.join(STRATEGIES)}",
+                code="validation.strategy",
+                next_step="use one of the strategies listed",
+            )
+        functions = dict(executors or {})
+        self.members = [self._member(named, functions) for named in models]
+        names = [m.name for m in self.members]
+        if not names or len(set(names)) < len(names):
+            raise LLMValidationError(
+                f"an ensemble needs different models, at least one; found {', '.join(names) or 'none'}",
+                code="validation.models",
+                next_step="name every model once",
+            )
+        if weights is not None:
+            check_weights(weights)
+            check_members(weights, names)
+        self.weights = weights
+        self.strategy = strategy
+        self._folder = log
+
+    @staticmethod
+    def _member(named: Named, functions: Mapping[str, Callable[[str], Any]]) -> Member:
+        if isinstance(named, str) and named in functions:
+            return Member(name=named, model=FunctionModel(named, functions[named]))
+        return other_member(named, {}, PROFILES)
+
+    @cached_property
+    def _world(self) -> World:
+        return World.real(Log.open(default_log() if self._folder is None else self._folder))
+
+    async def get_ensemble_response(
+        self,
+        query: str,
+        quality_threshold: float | None = QUALITY_THRESHOLD,
+        *,
+        answer_kind: AnswerKind | None = None,
+    ) -> EnsembleResponse:
+        """The merged answer of all models to the query.
+
+        quality_threshold: contributions with a known quality below it are left out; unknown quality passes and
+            is counted in `.unrated`. answer_kind: number, choice, label or text; None: told from the query.
+        Raises LLMOrchestratorError ensemble.all_failed or ensemble.all_filtered, with .errors and .partial.
+        """
+        check_threshold(quality_threshold)
+        if not isinstance(query, str) or not query.strip():
+            raise LLMValidationError("the query is empty", code="validation.query", next_step="ask something")
+        request = Request.of(query)
+        kind = answer_kind or infer_kind(None, query)
+        policy = (
+            WeightedConsensus(self.weights or dict.fromkeys((m.name for m in self.members), 1.0), quality_threshold)
+            if self.strategy == WeightedConsensus.name
+            else STRATEGIES[self.strategy](threshold=quality_threshold)
+        )
+        world = self._world
+        with span(world, "ensembler", "get_ensemble_response"):
+            replies = await asyncio.gather(*(ask(world, m.model, request, member=m.name) for m in self.members))
+            parts = [
+                ModelContribution(model=m.name, failure=r, status="failed")
+                if isinstance(r, Failure)
+                else ModelContribution(model=m.name, response=r, answer=extract(r.text, kind, options=options_in(query)))
+                for m, r in zip(self.members, replies, strict=True)
+            ]
+            return decide(world, policy, kind="merge", request_key=request.key, contributions=parts)
