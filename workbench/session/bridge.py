@@ -18,29 +18,37 @@ T = TypeVar("T")
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result; its exception is raised here."""
+    result: list[T] = []
+
+    async def main() -> None:
+        # Not returned: asyncio.run asks the signal module about its handler, which makes a repr of the finished
+        # task with its result, and the repr of a run computes its whole table.
+        result.append(await coroutine)
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
-    return _in_thread(coroutine)
+        asyncio.run(main())
+    else:
+        _in_thread(main())
+    return result[0]
 
 
-def _in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
-    result: list[T] = []
+def _in_thread(main: Coroutine[Any, Any, None]) -> None:
     error: list[BaseException] = []
-    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
     ready = threading.Event()
     context = contextvars.copy_context()
 
-    async def main() -> T:
-        task: asyncio.Task[T] = asyncio.get_running_loop().create_task(coroutine)
+    async def outer() -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(main)
         started.append((asyncio.get_running_loop(), task))
         ready.set()
-        return await task
+        await task
 
     def work() -> None:
         try:
-            result.append(context.run(asyncio.run, main()))
+            context.run(asyncio.run, outer())
         except BaseException as failed:  # handed over to the waiting thread, whatever it is
             error.append(failed)
         finally:
@@ -53,9 +61,9 @@ def _in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         ready.wait()
         for loop, task in started:
-            loop.call_soon_threadsafe(task.cancel)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
         thread.join()
         raise
     if error:
         raise error[0]
-    return result[0]
