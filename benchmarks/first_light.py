@@ -18,8 +18,8 @@ FILES = ("gsm8k_openai2021.parquet", "mmlu_pro.parquet")
 ROUNDS = 3
 
 if __name__ == "__main__":
-    import pandas  # noqa: F401
-    import scipy.special  # noqa: F401
+    import pandas as pd  # noqa: F401 - imported before the clock starts
+    import scipy.special  # noqa: F401 - the same
 
     imports: list[float] = []
     for _ in range(ROUNDS):

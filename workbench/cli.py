@@ -13,6 +13,7 @@ With --json one JSON document goes to stdout and everything else to stderr. Exit
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,10 +76,8 @@ def import_(
 ) -> None:
     """Import recordings; the same file again adds nothing, malformed rows are named and left out."""
     as_json = _json(context, as_json)
-    done = []
     with _open(context, log) as wb:
-        for file in files:
-            done.append(wb.import_file(file))
+        done = [wb.import_file(file) for file in files]
     problems = [p for d in done for p in d.problems]
     for problem in problems:
         _say(str(problem))
@@ -187,8 +186,10 @@ def replay(
     with _open(context, log) as wb:
         found = wb.get_run(run_id).replay()
     lines = [
-        f"{found.run}: {found.merges} merges decided again, {found.merges_drifted} drifts; "
-        f"{found.answers} answers read again, {found.answers_drifted} drifts",
+        (
+            f"{found.run}: {found.merges} merges decided again, {found.merges_drifted} drifts; "
+            f"{found.answers} answers read again, {found.answers_drifted} drifts"
+        ),
         *(f"  {e['kind']} of {e['item_id']}: logged {e['logged']}, now {e['now']}" for e in found.examples),
     ]
     _out(found.as_dict(), "\n".join(lines), as_json)
@@ -344,7 +345,7 @@ def _out(document: Any, text: str, as_json: bool) -> None:
 def _finite(value: Any) -> Any:
     """The value with NaN and infinities as null, which JSON has no words for."""
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

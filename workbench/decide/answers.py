@@ -1,4 +1,4 @@
-"""The answer inside a free response, as a string that can be compared and counted.
+r"""The answer inside a free response, as a string that can be compared and counted.
 
 Votes and scores need one thing: two responses that say the same must give the same string. So every kind
 of answer has a canonical form (`normalise`), and a response is read for the place where it *states* an
@@ -6,7 +6,7 @@ answer (`extract`). What is not stated is `None`, and `None` never votes: a resp
 refuses, or names two options, has numbers and letters in it but no answer.
 
 How a response is read; the first step that finds something ends the search:
-1. statements ("the answer is", "Answer:", "A:", "####", \\boxed{...}, six more languages): the last wins,
+1. statements ("the answer is", "Answer:", "A:", "####", \boxed{...}, six more languages): the last wins,
    because models correct themselves; those after a new "Question:" line belong to another question;
 2. for choices, weaker statements ("the correct option is"), again the last;
 3. a response, or a last line, that is nothing but the answer, or opens with it ("B. Paris", "Yes, because");
@@ -46,8 +46,10 @@ _OUTER = _QUOTES + ".,;:!?_~()[]{}<>$\\|、\u037e\u1fef"
 
 # What announces an answer, one row per language or convention.
 _CUE_ROWS = (
-    r"\banswers?(?: (?:to|for) [^.:\n]{1,80}?)?[*_]{0,3} {0,2}(?:\b(?:is|was)\b|=|must be|should be|would be"
-    r"|will be|has to be|:(?! the answer)|[-–] )",
+    (
+        r"\banswers?(?: (?:to|for) [^.:\n]{1,80}?)?[*_]{0,3} {0,2}(?:\b(?:is|was)\b|=|must be|should be|would be"
+        r"|will be|has to be|:(?! the answer)|[-–] )"
+    ),
     r"\bfinal choice[*_]{0,3}:",
     r"\bantwort[*_]{0,3} ?(?:ist\b|lautet\b|:)",
     r"\bréponse(?: correcte| finale)?[*_]{0,3} ?(?:est\b|:)",
@@ -129,11 +131,11 @@ _ASKS_NUMBER = re.compile(r"\bhow (?:many|much)\b|\bcalculate\b|\bcompute\b", re
 
 
 def extract(text: str | None, kind: AnswerKind, *, options: Sequence[str] = ()) -> str | None:
-    """Normalised answer stated in a response, or None when it states none.
+    r"""Normalised answer stated in a response, or None when it states none.
 
     options: letters of a choice or labels of a label; answers outside them are passed over. Empty: unknown.
     A text without a statement is the whole response; other kinds are searched in the last TAIL characters.
-    >>> extract("So 24*2=<<24*2=48>>48 in all.\\nA: 48", "number")
+    >>> extract("So 24*2=<<24*2=48>>48 in all.\nA: 48", "number")
     '48'
     >>> extract("The answer is not B. Therefore the answer is (C).", "choice")
     'C'

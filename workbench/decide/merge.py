@@ -250,13 +250,18 @@ def one_each(parts: Sequence[ModelContribution]) -> list[float]:
 
 
 def quality_weights(parts: Sequence[ModelContribution]) -> list[float]:
-    """Weight times quality; unrated members take the mean quality of the rated, or 1."""
+    """Weight times quality; unrated members take the mean quality of the rated, or 1.
+
+    Where every voter comes out at 0, all count alike: members that were wrong elsewhere may still agree here.
+    """
     total, rated = 0.0, 0
     for c in parts:  # added one by one, as votes.py does: sum() compensates from Python 3.12 on
         if c.quality is not None:
             total, rated = total + c.quality, rated + 1
     mean = total / rated if rated else 1.0
-    return [c.weight * (mean if c.quality is None else c.quality) for c in parts]
+    weights = [c.weight * (mean if c.quality is None else c.quality) for c in parts]
+    heard = any(w > 0 for w, c in zip(weights, parts, strict=True) if c.votes)
+    return weights if heard else one_each(parts)
 
 
 def units_of(weights: Sequence[float]) -> list[int]:

@@ -65,9 +65,7 @@ class Ballots:
             distinct.append(tuple(found))
         q = np.full(shape, np.nan) if quality is None else np.asarray(quality, dtype=np.float64)[:, order]
         f = np.zeros(shape, dtype=bool) if failed is None else np.asarray(failed, dtype=bool)[:, order]
-        return cls(
-            models=tuple(models[j] for j in order), codes=codes, answers=tuple(distinct), quality=q, failed=f
-        )
+        return cls(models=tuple(models[j] for j in order), codes=codes, answers=tuple(distinct), quality=q, failed=f)
 
     @property
     def width(self) -> int:
@@ -125,8 +123,9 @@ def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -
     if policy.threshold is not None:
         with np.errstate(invalid="ignore"):
             kept = kept & ~(q < policy.threshold)
-    weights = _weights(policy, ballots, q)
-    voting = (ballots.codes >= 0) & kept & (weights > 0)
+    voting = (ballots.codes >= 0) & kept
+    weights = _weights(policy, ballots, q, voting)
+    voting = voting & (weights > 0)
     units = _units(weights)
     support = _support(ballots, units, voting)
     if isinstance(policy, BestOfN):
@@ -139,7 +138,7 @@ def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -
     return _outcome(tied, support, units.sum(axis=1))
 
 
-def _weights(policy: Policy, ballots: Ballots, quality: Floats) -> Floats:
+def _weights(policy: Policy, ballots: Ballots, quality: Floats, voting: NDArray[np.bool_]) -> Floats:
     n, m = ballots.codes.shape
     if not isinstance(policy, WeightedConsensus):
         return np.ones((1, m))
@@ -151,7 +150,9 @@ def _weights(policy: Policy, ballots: Ballots, quality: Floats) -> Floats:
     for j in range(m):  # one by one, in the order of merge.py: the sums are then equal to the last bit
         total = total + np.where(known[:, j], quality[:, j], 0.0)
     mean = np.where(rated > 0, total / np.maximum(rated, 1), 1.0)
-    return np.where(known, quality, mean[:, None])
+    weights = np.where(known, quality, mean[:, None])
+    heard = (voting & (weights > 0)).any(axis=1, keepdims=True)
+    return np.where(heard, weights, 1.0)
 
 
 def _units(weights: Floats) -> NDArray[np.int64]:

@@ -31,8 +31,7 @@ logger = logging.getLogger("workbench.record")
 def encode(rows: Iterable[Sequence[Any]]) -> bytes:
     """The rows as checksummed lines."""
     return b"".join(
-        _line(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
-        for row in rows
+        _line(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")) for row in rows
     )
 
 
@@ -56,9 +55,7 @@ def decode(line: bytes) -> list[Any] | None:
 class SpoolWriter:
     """Appends batches to this process's spool file; safe for threads and across forks."""
 
-    def __init__(
-        self, folder: Path, columns: Mapping[str, Sequence[str]], durability: Durability = "process"
-    ) -> None:
+    def __init__(self, folder: Path, columns: Mapping[str, Sequence[str]], durability: Durability = "process") -> None:
         self.folder = folder
         self.durability = durability
         self._header = encode([["#columns", {t: list(c) for t, c in columns.items()}]])
@@ -120,7 +117,7 @@ class SpoolWriter:
             try:
                 try_lock(fd)
                 os.write(fd, self._header)
-                os.rename(hidden, self.folder / f"{name}.spool")
+                hidden.rename(self.folder / f"{name}.spool")
             except OSError:
                 os.close(fd)
                 hidden.unlink(missing_ok=True)

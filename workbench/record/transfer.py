@@ -163,7 +163,7 @@ def _checks() -> list[str]:
         ("recording", "not regexp_full_match(coalesce(recording, ''), '[A-Za-z0-9][A-Za-z0-9._-]{0,99}')",
          "'is not a name of letters, digits, dot, dash and underscore: ' || coalesce(left(recording, 60), 'missing')"),
         ("task_type", f"task_type is null or task_type not in ({tasks})",
-         f"'is not one of the task types: ' || coalesce(left(task_type, 60), 'missing')"),
+         "'is not one of the task types: ' || coalesce(left(task_type, 60), 'missing')"),
         ("prompt", "prompt is null", "'is missing'"),
         ("response", "response is null and score is null and not list_contains(uncast, 'score')",
          "'and score are both missing, so nothing is recorded'"),

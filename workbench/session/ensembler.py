@@ -115,7 +115,9 @@ class MultiModelEnsembler:
             parts = [
                 ModelContribution(model=m.name, failure=r, status="failed")
                 if isinstance(r, Failure)
-                else ModelContribution(model=m.name, response=r, answer=extract(r.text, kind, options=options_in(query)))
+                else ModelContribution(
+                    model=m.name, response=r, answer=extract(r.text, kind, options=options_in(query))
+                )
                 for m, r in zip(self.members, replies, strict=True)
             ]
             return decide(world, policy, kind="merge", request_key=request.key, contributions=parts)

@@ -10,7 +10,7 @@ _HOMES = {
     "plot_deltas": "workbench.show.plots",
     "plot_scores": "workbench.show.plots",
 }
-__all__ = sorted(_HOMES)
+__all__ = ["plot_cost", "plot_deltas", "plot_scores"]
 
 
 def __getattr__(name: str) -> Any:

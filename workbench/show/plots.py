@@ -134,9 +134,7 @@ def cost_values(found: Compared, spent: Mapping[str, Spent]) -> list[dict[str, A
             "source": calls.source,
         }
         for s in found.singles
-        if (calls := spent.get(s.model)) is not None
-        and calls.cost_usd is not None
-        and calls.latency_p50_ms is not None
+        if (calls := spent.get(s.model)) is not None and calls.cost_usd is not None and calls.latency_p50_ms is not None
     ]
 
 

@@ -31,7 +31,10 @@ def strategies_table(found: Compared, *, words: bool = True) -> Table:
         f"{found.name}: {found.items} items, {len(found.models)} models, source {found.source}. "
         f"Best single model {best['model']} {number(best['score'], unit)}. Deltas in {unit_name(unit)}."
     )
-    notes = (*(explain(found) if words else ()), f"{found.samples} paired bootstrap samples, {found.splits} half splits.")
+    notes = (
+        *(explain(found) if words else ()),
+        f"{found.samples} paired bootstrap samples, {found.splits} half splits.",
+    )
     return Table(
         caption=caption, columns=STRATEGIES, rows=tuple(rows), numeric=frozenset(STRATEGIES) - {"strategy", "verdict",
         "split verdict"}, notes=notes,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 
@@ -101,9 +100,7 @@ def without_blank(table: Table) -> Table:
 
 def visible(text: str) -> str:
     """The text with control characters shown as escapes, so that a terminal does not obey them."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c) for c in text
-    )
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c) for c in text)
 
 
 def _escaped(c: str) -> str:

@@ -138,7 +138,7 @@ def compare(
     Items on which a model has no score are left out for all (`items_dropped`); scores by extraction are never
     missing: no answer scores 0. Raises LLMValidationError data.no_scores, stats.items.
     """
-    keep = ~np.isnan(table.scores).any(axis=1)
+    keep: NDArray[np.bool_] = np.asarray(~np.isnan(table.scores).any(axis=1))
     if keep.sum() < 2:
         raise LLMValidationError(
             f"run {table.run_id} has {int(keep.sum())} of {len(keep)} items with a score for every model",
@@ -214,9 +214,7 @@ def _fits(merge: votes.Policy) -> bool:
     return by_quality or isinstance(merge, BestOfN) or merge.threshold is not None
 
 
-def _scalar_scores(
-    table: RunTable, merge: Merge, values: Floats, keep: NDArray[np.bool_]
-) -> tuple[Floats, float]:
+def _scalar_scores(table: RunTable, merge: Merge, values: Floats, keep: NDArray[np.bool_]) -> tuple[Floats, float]:
     """Scores of a policy that has no array form, item by item."""
     assert table.ballots is not None
     scores, ties = np.zeros(len(values)), 0

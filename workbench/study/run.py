@@ -217,9 +217,8 @@ def estimated_quality(scores: Floats) -> tuple[Floats, str]:
 def _merged(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]]) -> Iterator[Any]:
     """Facts about every item's contributions and their merge."""
     for item, parts in zip(plan.suite.items, table, strict=True):
-        if plan.merge is not None:
-            parts = _decided(world, plan, plan.merge, item, parts)
-        for part in parts:
+        merged = parts if plan.merge is None else _decided(world, plan, plan.merge, item, parts)
+        for part in merged:
             yield Contribution(run_id=plan.run_id, item_id=item.item_id, part=part)
 
 

@@ -138,9 +138,7 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
     )
 
 
-def _scores(
-    reader: Reader, run_id: str, place: Mapping[str, int], column: Mapping[str, int]
-) -> tuple[Floats, Floats]:
+def _scores(reader: Reader, run_id: str, place: Mapping[str, int], column: Mapping[str, int]) -> tuple[Floats, Floats]:
     exact = np.full((len(place), len(column)), np.nan)
     source = exact.copy()
     target = {EXACT_ANSWER: exact, SOURCE: source}
@@ -157,9 +155,7 @@ def _ballots(
     answers: list[list[str | None]] = [[None] * len(models) for _ in place]
     quality = np.full((len(place), len(models)), np.nan)
     failed = np.ones((len(place), len(models)), dtype=bool)
-    rows = reader.rows(
-        "select item_id, model, answer, quality, status from contributions where run_id = ?", [run_id]
-    )
+    rows = reader.rows("select item_id, model, answer, quality, status from contributions where run_id = ?", [run_id])
     for item_id, model, answer, rated, status in rows:
         i, j = place[item_id], column[model]
         answers[i][j] = answer
