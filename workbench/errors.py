@@ -91,17 +91,25 @@ class LLMOrchestratorError(LLMError):
 
     errors: one entry per member that failed, in member order.
     partial: the best answer that was still available, or None.
+    contributions: what every member brought, with the status it was given.
     """
 
     default_code = "ensemble.failed"
     default_next_step = "inspect .errors for each member and .partial for what was saved"
 
     def __init__(
-        self, message: str, *, errors: Sequence[object] = (), partial: object | None = None, **context: Any
+        self,
+        message: str,
+        *,
+        errors: Sequence[object] = (),
+        partial: object | None = None,
+        contributions: Sequence[Any] = (),
+        **context: Any,
     ) -> None:
         super().__init__(message, **context)
         self.errors = tuple(errors)
         self.partial = partial
+        self.contributions = tuple(contributions)
 
 
 class LLMFailoverError(LLMError):

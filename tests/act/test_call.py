@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from dataclasses import dataclass, replace
 
 import pytest
@@ -194,6 +195,12 @@ def test_ens_cancel_at_any_moment_logs_every_started_call_once():
         assert cancelled or all(c.response is not None for c in calls)
 
 
+@types.coroutine
+def suspended():
+    """Give control back once, without an event loop."""
+    yield
+
+
 async def _gathered(world, members):
     return await asyncio.gather(*(ask(world, m, REQUEST) for m in members))
 
@@ -211,8 +218,13 @@ def test_an_interrupt_is_logged_as_cancelled_and_passes_on(error):
 
 def test_a_call_that_is_dropped_half_way_still_says_why_it_has_no_answer():
     """A coroutine closed while it waits, as at the end of an event loop, leaves one row with a failure."""
+
+    class Waiting(Fake):
+        async def complete(self, request):
+            await suspended()
+
     world = World.virtual()
-    stepping = ask(world, Fake("p:m", world=world, seconds=1.0), REQUEST)
+    stepping = ask(world, Waiting("p:m"), REQUEST)
     stepping.send(None)
     stepping.close()
     (call,) = rows(world, Call)

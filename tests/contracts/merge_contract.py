@@ -72,7 +72,8 @@ def keeps_its_winner_when_a_supporter_grows(make: Factory) -> None:
         merged = _outcome(make, parts)
         if isinstance(merged, str) or merged.answer is None:
             continue
-        for supporter in [c for c in merged.contributions if c.votes and c.answer == merged.answer]:
+        supporters = [c for c in merged.contributions if c.votes and c.weight > 0 and c.answer == merged.answer]
+        for supporter in supporters:
             for weight in (supporter.weight + 0.05, supporter.weight * 3 + 1):
                 grown = [replace(c, weight=weight) if c.model == supporter.model else c for c in parts]
                 after = _outcome(make, grown)

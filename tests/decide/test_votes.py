@@ -146,13 +146,6 @@ def test_an_empty_answer_is_an_answer():
     assert outcome.agreement.tolist() == [2 / 3]
 
 
-def test_ballots_without_failures_can_be_made_field_by_field():
-    """`failed` may be left out: its default stands for a run in which every member responded."""
-    whole = Ballots.of(["a", "b"], [["x", "x"], ["y", None]])
-    made = Ballots(models=whole.models, codes=whole.codes, answers=whole.answers, quality=whole.quality)
-    assert decide(MajorityVoting(), made).winner.tolist() == [0, 0]
-
-
 def test_no_items_are_decided_to_nothing():
     """A run without items gives empty arrays, not an error."""
     outcome = decide(WeightedConsensus(), Ballots.of(["a", "b"], []))

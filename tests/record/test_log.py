@@ -155,6 +155,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Log:
     return opened
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    """A log that several tests write to, each under ids of its own."""
+    opened = Log.open(tmp_path_factory.mktemp("shared"))
+    yield opened
+    opened.close()
+
+
 # -- facts come back as they were written
 
 
@@ -401,7 +409,7 @@ def test_nb_two_kernels_that_write_and_read_both_go_on(folder: Path) -> None:
     kernels = [
         child(
             """
-            for n in range(25):
+            for n in range(12):
                 log.write(*(score(f"{sys.argv[2]}/{n}/{i}") for i in range(8)))
                 mine = log.rows("select count(*) from scores where item_id like ?", [f"{sys.argv[2]}/%"])
                 assert mine == [((n + 1) * 8,)], mine
@@ -413,17 +421,17 @@ def test_nb_two_kernels_that_write_and_read_both_go_on(folder: Path) -> None:
     ]
     for kernel in kernels:
         output(kernel)
-    assert counted(Log.open(folder)) == (800, 800)
+    assert counted(Log.open(folder)) == (384, 384)
 
 
 def test_nb_two_kernels_may_open_a_new_folder_together(folder: Path) -> None:
     """Processes that open a folder for the first time at once make one log."""
-    kernels = [child("log.write(score(sys.argv[2]))", folder, name) for name in range(6)]
+    kernels = [child("log.write(score(sys.argv[2]))", folder, name) for name in range(4)]
     for kernel in kernels:
         output(kernel)
     log = Log.open(folder)
     assert log.rows("select count(*) from log.schema_version") == [(1,)]
-    assert counted(log) == (6, 6)
+    assert counted(log) == (4, 4)
 
 
 def test_nb_two_kernels_where_one_forks_during_a_read_do_not_wait(log: Log, folder: Path) -> None:
@@ -557,7 +565,7 @@ def test_st_kill9_during_ingest_loses_and_doubles_nothing(log: Log, folder: Path
     """A process killed while it moves the spool into the database leaves every row there once."""
     seed = random.Random(11)
     written = 0
-    for _ in range(8):
+    for _ in range(6):
         process = child(
             """
             say("ready")
@@ -601,7 +609,7 @@ def test_st_kill9_after_ingest_leaves_a_readable_database(log: Log, folder: Path
 def test_st_kill9_during_the_first_open_leaves_a_folder_that_opens(tmp_path: Path) -> None:
     """A process killed at a random moment of the first migration never spoils its folder."""
     seed = random.Random(5)
-    for life in range(5):
+    for life in range(3):
         place = tmp_path / str(life)
         process = child(
             """
@@ -705,8 +713,8 @@ def test_st_spool_torn_line_in_a_living_file_costs_only_itself(log: Log, folder:
 
 @pytest.mark.parametrize(
     "content",
-    [b'deadbeef ["#columns",{"sco', b"\x00" * 300, b"00000000 []\n", b"not ours at all\nnor this\n"],
-    ids=["cut", "zeroes", "line", "text"],
+    [b'deadbeef ["#columns",{"sco', b"not ours at all\nnor this\n"],
+    ids=["cut", "foreign"],
 )
 def test_st_spool_torn_header_ends_in_torn_and_reading_goes_on(folder: Path, content: bytes) -> None:
     """A dead file without a readable header is set aside once, and everything else is read."""
@@ -875,16 +883,15 @@ def test_st_corrupt_database_is_refused_and_left_as_it_is(folder: Path, how: str
 def test_st_corrupt_data_is_a_typed_error(folder: Path, how: str, pending: bool) -> None:
     """Damage behind the header is storage.corrupt as soon as it is met, never a wrong row; spooled rows stay."""
     log = Log.open(folder)
-    texts = {random.Random(i).randbytes(4000).hex() for i in range(300)}
-    log.write(*(call(i, text=text) for i, text in enumerate(sorted(texts))))
+    texts = [random.Random(i).randbytes(4000).hex() for i in range(300)]
+    log.write(*(call(i, text=text) for i, text in enumerate(texts)))
     log.ingest()
     if pending:
         log.write(score("a"))
     log.close()
     corrupt(log.database, how)
     with pytest.raises(LLMError) as caught:
-        again = Log.open(folder)
-        assert {t for (t,) in again.rows("select response from answers")} == texts
+        Log.open(folder).rows("select * from answers")
     assert caught.value.code == "storage.corrupt"
     log.database.rename(folder / "aside")
     assert counted(Log.open(folder)) == ((1, 1) if pending else (0, 0))
@@ -932,19 +939,14 @@ def test_st_foreign_database_is_refused_and_left_as_it_is(folder: Path, sql: str
 @pytest.mark.parametrize("read_only", [False, True], ids=["for writing", "for reading"])
 def test_st_locked_by_another_process_stops_reading_only(log: Log, read_only: bool) -> None:
     """While a foreign process holds the database, writing goes on and reading names that process."""
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import duckdb, sys, time\n"
-            f"con = duckdb.connect(sys.argv[1], read_only={read_only})\n"
-            "print('open', flush=True)\n"
-            "time.sleep(60)",
-            str(log.database),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    code = f"""
+import duckdb, sys, time
+con = duckdb.connect(sys.argv[1], read_only={read_only})
+print("open", flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(log.database)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "open\n"
     log.write(score("a"))
@@ -960,12 +962,10 @@ def test_st_locked_by_another_process_stops_reading_only(log: Log, read_only: bo
 def test_st_locked_by_a_connection_in_this_process_is_not_called_corrupt(log: Log) -> None:
     """A user's own duckdb.connect in the same kernel is storage.locked: nothing is wrong with the file."""
     log.write(score("a"))
-    with duckdb.connect(str(log.database)):
-        try:
-            assert counted(log) == (1, 1)
-        except LLMError as error:
-            assert error.code == "storage.locked"
-            assert "aside" not in error.next_step
+    with duckdb.connect(str(log.database)), pytest.raises(LLMError) as caught:
+        counted(log)
+    assert caught.value.code == "storage.locked"
+    assert "aside" not in caught.value.next_step
     assert counted(log) == (1, 1)
 
 
@@ -1135,35 +1135,42 @@ def test_sec_sql_cannot_change_the_log(kept: Log, sql: str) -> None:
     assert counted(kept) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("sql", "params"),
-    [
-        ("selct 1", None),
-        ("select * from no_such_table", None),
-        ("select no_such_column from scores", None),
-        ("select 'a'::integer", None),
-        ("select error('late') from range(3000000) t(i) where i = 2999999", None),
-        ("select ?", [1, 2]),
-        ("select ?", [object()]),
-        ("select ?", ["\ud800"]),
-        ("select '\ud800'", None),
-        ("", None),
-        ("   ", None),
-        ("-- nothing but a comment", None),
-        (";", None),
-        ("select (", None),
-        ("(" * 5000 + "1", None),
-    ],
-    ids=range(15),
-)
-@pytest.mark.parametrize("method", ["rows", "records", "frame"])
-def test_sec_sql_that_is_wrong_is_a_typed_error(kept: Log, method: str, sql: str, params: Any) -> None:
-    """Bad SQL is validation.sql in one line, with a next step, whichever way it is asked."""
+WRONG: dict[str, tuple[str, Any]] = {
+    "syntax": ("selct 1", None),
+    "table": ("select * from no_such_table", None),
+    "column": ("select no_such_column from scores", None),
+    "cast": ("select 'a'::integer", None),
+    "late": ("select error('late') from range(3000000) t(i) where i = 2999999", None),
+    "many params": ("select ?", [1, 2]),
+    "odd param": ("select ?", [object()]),
+    "surrogate param": ("select ?", ["\ud800"]),
+    "surrogate": ("select '\ud800'", None),
+    "empty": ("", None),
+    "blank": (" \n ", None),
+    "comment": ("-- nothing but a comment", None),
+    "semicolon": (";", None),
+    "open": ("select (", None),
+    "deep": ("(" * 5000 + "1", None),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_sec_sql_that_is_wrong_is_a_typed_error(kept: Log, name: str) -> None:
+    """Bad SQL is validation.sql in one line, with a next step."""
     with pytest.raises(LLMValidationError) as caught:
-        getattr(kept, method)(sql, params)
+        kept.rows(*WRONG[name])
     assert caught.value.code == "validation.sql"
     assert "\n" not in caught.value.message
     assert 0 < len(caught.value.next_step) <= 160
+
+
+@pytest.mark.parametrize("method", ["records", "frame"])
+@pytest.mark.parametrize("name", ["syntax", "late", "empty"])
+def test_sec_sql_that_is_wrong_is_typed_however_it_is_asked(kept: Log, method: str, name: str) -> None:
+    """Mappings and frames raise what rows do."""
+    with pytest.raises(LLMValidationError) as caught:
+        getattr(kept, method)(*WRONG[name])
+    assert caught.value.code == "validation.sql"
 
 
 # -- odd texts and values
@@ -1180,12 +1187,11 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_reply_nul_and_reply_surrogate_texts_are_kept(log: Log, kind: str) -> None:
+def test_reply_nul_and_reply_surrogate_texts_are_kept(log: Log) -> None:
     """NUL stays, a lone surrogate becomes U+FFFD, everything else comes back as it was."""
-    given, kept = ODD[kind]
-    log.write(call(prompt=given, text=given))
-    assert log.rows("select prompt, response from answers") == [(kept, kept)]
+    log.write(*(call(kind, item_id=kind, prompt=given, text=given) for kind, (given, _) in ODD.items()))
+    got = {kind: (prompt, text) for kind, prompt, text in log.rows("select item_id, prompt, response from answers")}
+    assert got == {kind: (kept, kept) for kind, (_, kept) in ODD.items()}
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -1213,15 +1219,16 @@ def test_reply_surrogate_in_an_id_is_not_taken_for_another_id(log: Log) -> None:
     assert counted(log) == (2, 2)
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_reply_nul_and_reply_surrogate_metadata_is_kept(log: Log, kind: str) -> None:
+def test_reply_nul_and_reply_surrogate_metadata_is_kept(log: Log) -> None:
     """The same holds inside metadata and attributes, as keys and as values, and the JSON stays readable."""
-    given, kept = ODD[kind]
-    item = Item(item_id="i1", task="general", prompt="p", metadata={given: [given]})
-    log.write(ItemAsked(run_id="r1", position=0, item=item), span(**{given: {"x": given}}))
-    assert json.loads(log.rows("select metadata from items")[0][0]) == {kept: [kept]}
-    assert json.loads(log.rows("select attributes from spans")[0][0]) == {kept: {"x": kept}}
-    assert log.rows("select json_valid(attributes), json_type(attributes) from spans") == [(True, "OBJECT")]
+    for kind, (given, _) in ODD.items():
+        item = Item(item_id=kind, task="general", prompt="p", metadata={given: [given]})
+        log.write(ItemAsked(run_id="r1", position=0, item=item), span(kind, **{given: {"x": given}}))
+    metadata = {kind: json.loads(text) for kind, text in log.rows("select item_id, metadata from items")}
+    assert metadata == {kind: {kept: [kept]} for kind, (_, kept) in ODD.items()}
+    attributes = {kind: json.loads(text) for kind, text in log.rows("select span_id, attributes from spans")}
+    assert attributes == {kind: {kept: {"x": kept}} for kind, (_, kept) in ODD.items()}
+    assert log.rows("select distinct json_valid(attributes), json_type(attributes) from spans") == [(True, "OBJECT")]
 
 
 @pytest.mark.parametrize("where", ["params", "task", "role"])
@@ -1271,10 +1278,15 @@ def _deep() -> list[Any]:
         "wide", "quotes", "long integer", "bytes", "set", "nan", "inf", "complex", "emoji",
     ],
 )  # fmt: skip
-def test_trace_huge_or_strange_attributes_are_kept_as_far_as_possible(log: Log, value: Any) -> None:
+def test_trace_huge_or_strange_attributes_are_kept_as_far_as_possible(
+    shared: Log, value: Any, request: pytest.FixtureRequest
+) -> None:
     """An attribute that JSON cannot hold, or too large, never breaks the write and leaves short, valid JSON."""
-    log.write(span(odd=value))
-    [(attributes, valid)] = log.rows("select attributes, json_valid(attributes) from spans")
+    name = request.node.name
+    shared.write(span(name, odd=value))
+    [(attributes, valid)] = shared.rows(
+        "select attributes, json_valid(attributes) from spans where span_id = ?", [name]
+    )
     assert valid
     json.loads(attributes)
     assert len(attributes) <= 120_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -385,7 +386,7 @@ def test_a_child_forked_while_a_thread_writes_can_write(tmp_path: Path) -> None:
         tmp_path,
     )
     try:
-        assert process.wait(timeout=8) == 0
+        assert process.wait(timeout=4) == 0
     except subprocess.TimeoutExpired:
         stuck = _children(process.pid)
         process.kill()
@@ -447,9 +448,9 @@ def test_st_disk_full_keeps_rows_in_memory_and_writes_them_later(tiny_disk: Path
     writer = SpoolWriter(tiny_disk, COLUMNS)
     writer.write([score("first")])
     filler = tiny_disk / "filler"
-    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    with filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096) if shutil.disk_usage(tiny_disk).free else 0:
+            pass
     for i in range(300):
         writer.write([score(i)])
     with pytest.raises(LLMError) as full:

@@ -136,7 +136,7 @@ def test_a_run_has_a_start_and_an_end(log: Log):
     assert json.loads(row["models"]) == ["a", "b", "c"]
     assert json.loads(row["spec"])["merge"] == {"policy": "majority_voting", "params": {"threshold": 0.0}}
     assert row["end_unix_ns"] >= row["start_unix_ns"]
-    assert row["failure"] is None
+    assert json.loads(row["failure"]) is None
 
 
 def test_spans_stand_under_the_phase_that_opened_them(log: Log):
@@ -320,7 +320,7 @@ def test_scores_without_a_unit_interval_are_ranked_for_quality(log: Log):
 )
 def test_an_impossible_plan_is_refused_before_any_call(log: Log, changes: dict[str, Any], merge: Merge, code: str):
     """The refusal is typed, and neither a call nor a run is in the log."""
-    plan = plan_of(suite(["1", "2", "3"]), MEMBERS, merge, **changes)
+    plan = replace(plan_of(suite(["1", "2", "3"]), MEMBERS, merge), **changes)
     with pytest.raises(LLMValidationError) as caught:
         run(log, plan)
     assert caught.value.code == code

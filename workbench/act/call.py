@@ -17,7 +17,7 @@ async def ask(world: World, model: Model, request: Request, *, member: str | Non
     member: the name under which the log and the merge know the model; its own name by default.
     An exception that is not an LLMError counts as the provider's failure: it must not take the others down.
     """
-    provider, _, bare = model.name.partition(":")
+    provider, _, bare = model.name.partition(":") if ":" in model.name else ("", "", model.name)
     start_ns, start_s = world.unix_ns(), world.now_s()
     response: Response | None = None
     failure: Failure | None = None
@@ -27,13 +27,18 @@ async def ask(world: World, model: Model, request: Request, *, member: str | Non
             response = _checked(model, request, response)
         except LLMError as error:
             response, failure = None, failure_of(error)
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            failure = Failure(kind="CancelledError", code="cancelled", message="the call was cancelled")
-            raise
         except Exception as error:
-            failure = replace(failure_of(error), code="provider.unexpected")
+            response, failure = None, replace(failure_of(error), code="provider.unexpected")
+        except asyncio.CancelledError as error:
+            failure = Failure(kind=type(error).__name__, code="cancelled", message="the call was cancelled")
+            if _cancelled():
+                raise
+        except BaseException as error:  # interrupted or dropped: logged, and never held up
+            failure = Failure(kind=type(error).__name__, code="cancelled", message="the call was cancelled")
+            raise
         finally:
             if failure is not None:
+                here.failure = failure
                 here.attributes["failure"] = failure.code
             world.sink.write(
                 Call(
@@ -53,6 +58,15 @@ async def ask(world: World, model: Model, request: Request, *, member: str | Non
     if response is None:
         return failure or Failure(kind="LLMProviderError", code="provider.empty", message="no response and no error")
     return response
+
+
+def _cancelled() -> bool:
+    """Whether this task was asked to stop; a model may also raise CancelledError by itself, as its failure."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # driven by hand, without a loop
+        return True
+    return task is None or task.cancelling() > 0
 
 
 def _checked(model: Model, request: Request, response: object) -> Response:

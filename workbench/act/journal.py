@@ -38,6 +38,9 @@ def decide(
     except LLMError as error:
         output = {"error": error.code}
         raise
+    except BaseException as error:
+        output = {"error": type(error).__name__}
+        raise
     finally:
         here = current_span()
         world.sink.write(

@@ -70,6 +70,10 @@ class RecordedModel:
         if request.sample or request.params:
             what = f"sample {request.sample}" if request.sample else f"parameters {dict(request.params)}"
             raise self._unrecorded(f"{self.model} was recorded once per item with its own settings, not with {what}")
+        if len(request.messages) != 1 or request.messages[0].role != "user":
+            raise self._unrecorded(
+                f"{self.model} was recorded with one user message, not {len(request.messages)} messages"
+            )
         if request.item_id is None:
             found = self.by_prompt.get(request.prompt, ())
             if len(found) != 1:

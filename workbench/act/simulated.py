@@ -14,9 +14,11 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from statistics import NormalDist
 from types import MappingProxyType
 
+from workbench.decide.answers import AnswerKind, normalise
 from workbench.errors import LLMProviderError, LLMValidationError
 from workbench.facts import TASKS, Item, Request, Response, Usage
 
@@ -27,7 +29,8 @@ LETTERS = "ABCDEFGHIJ"
 class Profile:
     """What a simulated model is like.
 
-    skill: task -> probability of a right answer, in [0, 1]; `general` stands in for a task not named.
+    skill: task -> probability of a right answer, in [0, 1], at most 1 - no_answer counts; `general` stands in
+        for a task not named.
     shared: share of items, in [0, 1], on which the model's luck is drawn by its error `source`, not by itself.
     no_answer: probability of a text without an answer. fail: probability of a provider error.
     latency_ms: median; latency_sigma: standard deviation of its logarithm (log-normal).
@@ -53,8 +56,10 @@ class Profile:
                 raise _refused(self.name, f"{label} is {p}, not in [0, 1]")
         if unknown := [t for t in self.skill if t not in TASKS]:
             raise _refused(self.name, f"skill names {unknown[0]!r}, which is not one of {', '.join(TASKS)}")
-        if not (self.latency_ms > 0 and self.latency_sigma >= 0):
-            raise _refused(self.name, f"latency_ms {self.latency_ms} and sigma {self.latency_sigma} must be positive")
+        for label in ("latency_ms", "latency_sigma", "prompt_usd_per_mtok", "completion_usd_per_mtok"):
+            value = getattr(self, label)
+            if not (math.isfinite(value) and value >= 0) or (label == "latency_ms" and value == 0):
+                raise _refused(self.name, f"{label} is {value}, not a finite number >= 0 (latency above 0)")
         object.__setattr__(self, "skill", MappingProxyType(dict(self.skill)))
 
 
@@ -165,7 +170,7 @@ class SimulatedModel:
         shared = self._draw("shared", about) < p.shared
         luck = self._draw("luck", about, shared=shared)
         skill = p.skill.get(item.task, p.skill.get("general", 0.5))
-        if luck < skill and item.reference is not None:
+        if luck * (1 - p.no_answer) < skill and item.reference is not None:
             return _sentence(item, item.reference)
         wrong = wrong_answers(item)
         pick = self._draw("wrong", about, shared=shared)
@@ -186,19 +191,26 @@ def _tokens(text: str) -> int:
 
 
 def wrong_answers(item: Item) -> tuple[str, ...]:
-    """Plausible wrong answers to an item: its other options, or numbers near its reference."""
-    gold = item.reference or ""
-    kind, options = item.metadata.get("answer_kind"), tuple(item.metadata.get("options") or ())
-    if others := tuple(o for o in options if o != gold):
-        return others
-    if kind == "choice":
-        return tuple(c for c in LETTERS[:4] if c != gold)
-    try:
-        value = float(gold.replace(",", ""))
-    except ValueError:
-        return ("unknown", "none of these", f"not {gold}"[:40])
-    near = (value + 1, value - 1, value * 2, value / 2, value + 10)
-    return tuple(f"{n:g}" for n in dict.fromkeys(near) if n != value)
+    """Plausible wrong answers to an item, at least one: its other options, or numbers near its reference."""
+    kind: AnswerKind = item.metadata.get("answer_kind", "text")
+    gold = normalise(item.reference or "", kind)
+    offered: list[str] = list(item.metadata.get("options") or ())
+    if not offered and kind == "choice":
+        offered = list(LETTERS[:4])
+    elif not offered and kind == "number" and gold is not None:
+        value = Fraction(gold)
+        offered = [_decimal(n) for n in (value + 1, value - 1, value * 2, value / 2, value + 10)]
+    elif not offered:
+        offered = ["unknown", "none of these"]
+    return tuple(dict.fromkeys(o for o in offered if normalise(o, kind) not in (None, gold))) or ("0",)
+
+
+def _decimal(value: Fraction) -> str:
+    """The number in plain digits; fractions that do not end stay fractions."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    form = f"{float(value):.6f}".rstrip("0")
+    return form if Fraction(form) == value else str(value)
 
 
 def _sentence(item: Item, answer: str) -> str:

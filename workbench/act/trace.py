@@ -19,12 +19,13 @@ from workbench.facts import Failure, Span
 
 @dataclass(slots=True)
 class OpenSpan:
-    """A span that is still running; put what you learn into `attributes`."""
+    """A span that is still running; put what you learn into `attributes`, and a failure that is not raised."""
 
     trace_id: str
     span_id: str
     run_id: str | None
     attributes: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
 
 
 _current: ContextVar[OpenSpan | None] = ContextVar("workbench_span", default=None)
@@ -54,11 +55,10 @@ def span(
     )
     token = _current.set(here)
     start_ns, start_s = world.unix_ns(), world.now_s()
-    failure: Failure | None = None
     try:
         yield here
     except BaseException as error:
-        failure = failure_of(error)
+        here.failure = failure_of(error)
         raise
     finally:
         _current.reset(token)
@@ -71,8 +71,8 @@ def span(
                 operation=operation,
                 start_unix_ns=start_ns,
                 duration_ms=(world.now_s() - start_s) * 1e3,
-                ok=failure is None,
-                failure=failure,
+                ok=here.failure is None,
+                failure=here.failure,
                 attributes=here.attributes,
                 run_id=here.run_id,
             )

@@ -1,11 +1,8 @@
 """Merges of one set of contributions over their normalised answers.
 
-Three strategies under the field's names. All count support in integer units, so that a tie is a tie on every
-machine and in every order of addition: weights are scaled by the largest one to SCALE units and rounded, and
-two supports count as equal when they differ by no more than one unit per member (weights such as 1/3 cannot
-be written exactly). A tie keeps all its answers in `tied`; `answer` is the first in sorted order, which does
-not depend on the order of the models. `decide/votes.py` computes the same over a whole run; a property test
-holds the two equal.
+Three strategies under the field's names. Support is counted in the integer units of decide/weights.py. A tie
+keeps all its answers in `tied`; `answer` is the first in sorted order, which does not depend on the order of the
+models. `decide/votes.py` computes the same over a whole run; a property test holds the two equal.
 
 Who votes: a contribution that is kept (not filtered, failed or late), has an answer and a positive weight.
 An unknown quality passes the filter and is counted in `EnsembleResponse.unrated`.
@@ -13,17 +10,14 @@ An unknown quality passes the filter and is counted in `EnsembleResponse.unrated
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from workbench.decide.weights import Weights, check_members, check_models, check_weights, closest, units_of
 from workbench.errors import LLMOrchestratorError, LLMValidationError
 from workbench.facts import EnsembleResponse, Merge, ModelContribution
-
-SCALE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -65,12 +59,11 @@ class WeightedConsensus:
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
         if self.weights is not None:
-            check_weights(self.weights)
-            object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+            object.__setattr__(self, "weights", Weights(self.weights))
 
     def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
         """The merged answer; raises LLMValidationError on unusable input, LLMOrchestratorError when nothing is left."""
-        if self.weights is not None:
+        if self.weights is not None and contributions:
             check_members(self.weights, [c.model for c in contributions])
             contributions = [replace(c, weight=float(self.weights[c.model])) for c in contributions]
         parts = prepare(contributions, self.threshold)
@@ -100,7 +93,7 @@ class BestOfN:
         voters = [c for c in parts if c.votes and c.weight > 0]
         best = max((_rank(c) for c in voters), default=0.0)
         tied = sorted({str(c.answer) for c in voters if _rank(c) == best})
-        return conclude(self.name, parts, units_of(one_each(parts)), tied)
+        return conclude(self.name, parts, one_each(parts), tied)
 
 
 POLICIES: Mapping[str, type[MajorityVoting] | type[WeightedConsensus] | type[BestOfN]] = MappingProxyType(
@@ -145,58 +138,9 @@ def check_threshold(threshold: float | None) -> None:
         )
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights that are negative, not finite, not numbers, or all zero."""
-    if not isinstance(weights, Mapping):
-        raise _bad_weights(f"weights are a {type(weights).__name__}, not a mapping from model to weight")
-    for model, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise _bad_weights(f"weight of {model!r} is {weight!r}, not a number")
-        if not math.isfinite(weight) or weight < 0:
-            raise _bad_weights(f"weight of {model!r} is {weight}, not a finite number >= 0")
-    if not any(weights.values()):
-        raise _bad_weights(f"all {len(weights)} weights are zero, so no model could vote")
-
-
-def check_members(weights: Mapping[str, float], members: Iterable[str]) -> None:
-    """Refuse weights that name an unknown model or leave a member out."""
-    known = list(members)
-    for model in weights:
-        if model not in known:
-            hint = closest(model, known)
-            raise _bad_weights(
-                f"weights name {model!r}, which is not among the members {', '.join(known)}",
-                f"did you mean {hint!r}?" if hint else None,
-            )
-    missing = [m for m in known if m not in weights]
-    if missing:
-        raise _bad_weights(f"weights leave out {', '.join(missing)}", "give every member a weight; 0 leaves it out")
-
-
-def _bad_weights(message: str, next_step: str | None = None) -> LLMValidationError:
-    step = next_step or "give every member a finite weight >= 0, at least one of them positive"
-    return LLMValidationError(message, code="validation.weights", next_step=step)
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
-
-
 def prepare(contributions: Sequence[ModelContribution], threshold: float | None) -> list[ModelContribution]:
     """The contributions sorted by model, filtered by quality, after every check of the input."""
-    if not contributions:
-        raise LLMValidationError(
-            "no contributions to merge", code="validation.models", next_step="name at least one model"
-        )
-    names = [c.model for c in contributions]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise LLMValidationError(
-            f"model {twice!r} contributes twice",
-            code="validation.models",
-            next_step="give each draw of one model a name of its own, such as model#2",
-        )
+    check_models([c.model for c in contributions])
     check_weights({c.model: c.weight for c in contributions})
     for c in contributions:
         if c.quality is not None and not 0 <= c.quality <= 1:
@@ -205,7 +149,7 @@ def prepare(contributions: Sequence[ModelContribution], threshold: float | None)
                 code="validation.quality",
                 next_step="scale the estimate to [0, 1], or pass None when it is unknown",
             )
-    if all(c.response is None and c.failure is None and c.answer is None for c in contributions):
+    if all(c.response is None and c.answer is None and not _is_failed(c) for c in contributions):
         raise LLMValidationError(
             "the contributions have neither text nor answers, so there is nothing to merge",
             code="validation.no_text",
@@ -214,24 +158,30 @@ def prepare(contributions: Sequence[ModelContribution], threshold: float | None)
     return _filtered(sorted(contributions, key=lambda c: c.model), threshold)
 
 
+def _is_failed(c: ModelContribution) -> bool:
+    return c.failure is not None or c.status in ("failed", "late")
+
+
 def _filtered(parts: list[ModelContribution], threshold: float | None) -> list[ModelContribution]:
     kept = [_below(c, threshold) for c in parts]
     if any(c.status == "kept" for c in kept):
         return kept
-    answered = [c for c in parts if c.failure is None]
+    answered = [c for c in parts if not _is_failed(c)]
     if not answered:
         raise LLMOrchestratorError(
             f"all {len(parts)} members failed",
             code="ensemble.all_failed",
             errors=[c.failure for c in parts],
+            contributions=kept,
             next_step="read .errors, one per member in order of their names",
         )
-    best = max(answered, key=lambda c: -1.0 if c.quality is None else c.quality)
+    best = max(answered, key=_rank)
     raise LLMOrchestratorError(
         f"none of {len(parts)} contributions reaches quality {threshold} (best: {best.model} at {best.quality})",
         code="ensemble.all_filtered",
         errors=[c.failure for c in parts if c.failure],
         partial=best,
+        contributions=kept,
         next_step="lower quality_threshold, or use the best contribution kept in .partial",
     )
 
@@ -256,7 +206,7 @@ def quality_weights(parts: Sequence[ModelContribution]) -> list[float]:
     """
     total, rated = 0.0, 0
     for c in parts:  # added one by one, as votes.py does: sum() compensates from Python 3.12 on
-        if c.quality is not None:
+        if c.quality is not None and c.weight > 0:
             total, rated = total + c.quality, rated + 1
     mean = total / rated if rated else 1.0
     weights = [c.weight * (mean if c.quality is None else c.quality) for c in parts]
@@ -264,47 +214,42 @@ def quality_weights(parts: Sequence[ModelContribution]) -> list[float]:
     return weights if heard else one_each(parts)
 
 
-def units_of(weights: Sequence[float]) -> list[int]:
-    """The weights as whole units, the largest being SCALE; all 0 when no weight is positive."""
-    top = max(weights, default=0.0)
-    return [round(w / top * SCALE) if top > 0 else 0 for w in weights]
-
-
 def by_support(name: str, parts: Sequence[ModelContribution], weights: Sequence[float]) -> EnsembleResponse:
     """The answers whose summed units reach the largest sum, within one unit per member."""
-    units = units_of(weights)
-    support = _support(parts, units)
+    support = _support(parts, weights)
     top = max(support.values(), default=0)
-    tied = sorted(a for a, s in support.items() if s > 0 and top - s <= len(parts))
-    return conclude(name, parts, units, tied)
+    tied = sorted(a for a, s in support.items() if top - s <= len(parts))
+    return conclude(name, parts, weights, tied)
 
 
 def conclude(
-    name: str, parts: Sequence[ModelContribution], units: Sequence[int], tied: Sequence[str]
+    name: str, parts: Sequence[ModelContribution], weights: Sequence[float], tied: Sequence[str]
 ) -> EnsembleResponse:
     """The response for the tied answers: the first is the answer, its strongest supporter gives the text."""
-    support = _support(parts, units)
+    support = _support(parts, weights)
     answer = tied[0] if tied else None
-    asked, voted = sum(units), sum(support.values())
-    mine = support.get(answer, 0) if answer is not None else 0
-    order = sorted(zip(parts, units, strict=True), key=lambda p: (-p[1], -_rank(p[0]), p[0].model))
-    text = next((c.response.text for c, _ in order if c.response and c.answer == answer and c.status == "kept"), "")
+    agreement = support.get(answer, 0) / sum(support.values()) if answer is not None else 0.0
+    asked = heard = 0.0
+    for c, w in zip(parts, weights, strict=True):
+        asked, heard = asked + w, heard + (w if c.votes else 0.0)
+    order = sorted(zip(parts, weights, strict=True), key=lambda p: (-p[1], -_rank(p[0]), p[0].model))
+    text = next((c.response.text for c, _ in order if c.response and c.votes and c.answer == answer), "")
     return EnsembleResponse(
         text=text or (answer or ""),
         answer=answer,
         tied=tuple(tied),
         strategy=name,
-        confidence=mine / asked if asked else 0.0,
-        agreement=mine / voted if voted else 0.0,
+        confidence=agreement * heard / asked if answer is not None else 0.0,
+        agreement=agreement,
         contributions=tuple(parts),
     )
 
 
-def _support(parts: Sequence[ModelContribution], units: Sequence[int]) -> dict[str, int]:
+def _support(parts: Sequence[ModelContribution], weights: Sequence[float]) -> dict[str, int]:
+    voters = [(str(c.answer), w) for c, w in zip(parts, weights, strict=True) if c.votes and w > 0]
     support: dict[str, int] = {}
-    for c, unit in zip(parts, units, strict=True):
-        if c.votes and c.weight > 0 and c.answer is not None:
-            support[c.answer] = support.get(c.answer, 0) + unit
+    for (answer, _), units in zip(voters, units_of([w for _, w in voters]), strict=True):
+        support[answer] = support.get(answer, 0) + units
     return support
 
 

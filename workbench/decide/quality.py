@@ -22,10 +22,15 @@ def on_other_items(scores: Floats) -> Floats:
     Returns the same shape, in [0, 1]; NaN for a model without a score on any other item.
     """
     known = ~np.isnan(scores)
-    total = np.where(known, scores, 0.0)
     count = known.sum(axis=0) - known
+    # Sums before and after each item, never a total minus the own score: a rounding left behind by that
+    # subtraction would let the item's own score break ties between models.
+    total = np.vstack([np.zeros((1, scores.shape[1])), np.where(known, scores, 0.0)])
+    before = np.cumsum(total, axis=0)[:-1]
+    after = np.cumsum(total[::-1], axis=0)[::-1][1:]
+    after = np.vstack([after[1:], np.zeros((1, scores.shape[1]))])
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (total.sum(axis=0) - total) / count
+        mean = (before + after) / count
     return np.where(count > 0, np.clip(mean, 0.0, 1.0), np.nan)
 
 

@@ -8,12 +8,13 @@ move. Supports are the same integer units as in merge.py: both forms give equal 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.decide.merge import SCALE, BestOfN, MajorityVoting, WeightedConsensus, check_members
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
+from workbench.decide.weights import SCALE, check_members, check_models
 from workbench.errors import LLMValidationError
 
 Floats = NDArray[np.float64]
@@ -36,7 +37,7 @@ class Ballots:
     codes: Codes
     answers: tuple[tuple[str, ...], ...]
     quality: Floats
-    failed: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    failed: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -47,25 +48,31 @@ class Ballots:
         quality: Floats | None = None,
         failed: NDArray[np.bool_] | None = None,
     ) -> Ballots:
-        """Ballots of N items x M models from normalised answers, None where there is none."""
+        """Ballots of N items x M models from normalised answers, None where there is none.
+
+        Raises LLMValidationError: validation.models (none, or one twice), validation.shape.
+        """
+        check_models(list(models))
         shape = (len(answers), len(models))
+        q = _shaped("quality", np.full(shape, np.nan) if quality is None else quality, shape)
+        f = _shaped("failed", np.zeros(shape) if failed is None else failed, shape).astype(bool)
         order = sorted(range(len(models)), key=models.__getitem__)
         codes = np.full(shape, -1, dtype=np.int32)
         distinct: list[tuple[str, ...]] = []
         for i, row in enumerate(answers):
             if len(row) != len(models):
-                raise LLMValidationError(
-                    f"item {i} has {len(row)} answers for {len(models)} models",
-                    code="validation.shape",
-                    next_step="give one answer, or None, per model",
-                )
+                raise _misshapen(f"item {i} has {len(row)} answers for {len(models)} models")
             found = sorted({a for a in row if a is not None})
             place = {a: c for c, a in enumerate(found)}
             codes[i] = [-1 if row[j] is None else place[str(row[j])] for j in order]
             distinct.append(tuple(found))
-        q = np.full(shape, np.nan) if quality is None else np.asarray(quality, dtype=np.float64)[:, order]
-        f = np.zeros(shape, dtype=bool) if failed is None else np.asarray(failed, dtype=bool)[:, order]
-        return cls(models=tuple(models[j] for j in order), codes=codes, answers=tuple(distinct), quality=q, failed=f)
+        return cls(
+            models=tuple(models[j] for j in order),
+            codes=codes,
+            answers=tuple(distinct),
+            quality=q[:, order],
+            failed=f[:, order],
+        )
 
     @property
     def width(self) -> int:
@@ -94,6 +101,17 @@ class Ballots:
             return value / np.where(count > 0, count, np.nan)
 
 
+def _misshapen(problem: str) -> LLMValidationError:
+    return LLMValidationError(problem, code="validation.shape", next_step="give one value, or None, per item and model")
+
+
+def _shaped(name: str, array: object, shape: tuple[int, ...]) -> Floats:
+    made = np.asarray(array, dtype=np.float64)
+    if made.shape != shape:
+        raise _misshapen(f"{name} has the shape {made.shape}, the answers have {shape}")
+    return made
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a merge decided for every item.
@@ -118,24 +136,27 @@ def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -
 
     quality: replaces the ballots' own; N x M, or M when one estimate per model holds for all items.
     """
-    q = np.broadcast_to(ballots.quality if quality is None else quality, ballots.codes.shape)
+    n, m = ballots.codes.shape
+    given = ballots.quality if quality is None else np.asarray(quality, dtype=np.float64)
+    if given.shape not in ((n, m), (m,)):
+        raise _misshapen(f"quality has the shape {given.shape}, neither {(n, m)} nor {(m,)}")
+    q = np.broadcast_to(given, (n, m))
     kept = ~ballots.failed
     if policy.threshold is not None:
         with np.errstate(invalid="ignore"):
             kept = kept & ~(q < policy.threshold)
-    voting = (ballots.codes >= 0) & kept
-    weights = _weights(policy, ballots, q, voting)
-    voting = voting & (weights > 0)
-    units = _units(weights)
-    support = _support(ballots, units, voting)
+    answered = (ballots.codes >= 0) & kept
+    weights = _weights(policy, ballots, q, answered)
+    voting = answered & (weights > 0)
+    support = _support(ballots, _units(weights, voting))
     if isinstance(policy, BestOfN):
         rank = np.where(np.isnan(q), -1.0, q)
         best = np.where(voting, rank, -np.inf).max(axis=1, keepdims=True)
         tied = _mark(ballots, voting & (rank == best))
     else:
         top = support.max(axis=1, keepdims=True)
-        tied = (support > 0) & (top - support <= ballots.codes.shape[1])
-    return _outcome(tied, support, units.sum(axis=1))
+        tied = (support > 0) & (top - support <= m)
+    return _outcome(tied, support, *_heard(weights, voting))
 
 
 def _weights(policy: Policy, ballots: Ballots, quality: Floats, voting: NDArray[np.bool_]) -> Floats:
@@ -155,17 +176,28 @@ def _weights(policy: Policy, ballots: Ballots, quality: Floats, voting: NDArray[
     return np.where(heard, weights, 1.0)
 
 
-def _units(weights: Floats) -> NDArray[np.int64]:
-    top = weights.max(axis=1, keepdims=True)
-    return np.rint(weights / np.where(top > 0, top, 1.0) * SCALE).astype(np.int64)
+def _units(weights: Floats, voting: NDArray[np.bool_]) -> NDArray[np.int64]:
+    mine = np.where(voting, weights, 0.0)
+    top = mine.max(axis=1, keepdims=True)
+    return np.rint(mine / np.where(top > 0, top, 1.0) * SCALE).astype(np.int64)
 
 
-def _support(ballots: Ballots, units: NDArray[np.int64], voting: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _heard(weights: Floats, voting: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Weight of the voters and of all members; added one by one, in the order of merge.py."""
+    n, m = voting.shape
+    asked, heard = np.zeros(n), np.zeros(n)
+    every = np.broadcast_to(weights, (n, m))
+    for j in range(m):
+        asked = asked + every[:, j]
+        heard = heard + np.where(voting[:, j], every[:, j], 0.0)
+    return heard, np.where(asked > 0, asked, 1.0)
+
+
+def _support(ballots: Ballots, votes: NDArray[np.int64]) -> NDArray[np.int64]:
     n, m = ballots.codes.shape
     width = ballots.width
     support = np.zeros(n * width, dtype=np.int64)
     start = np.arange(n) * width
-    votes = np.where(voting, units, 0)
     safe = np.maximum(ballots.codes, 0)
     for j in range(m):  # within one member every item appears once, so plain indexing adds correctly
         support[start + safe[:, j]] += votes[:, j]
@@ -179,14 +211,9 @@ def _mark(ballots: Ballots, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return marked
 
 
-def _outcome(tied: NDArray[np.bool_], support: NDArray[np.int64], asked: NDArray[np.int64]) -> Outcome:
+def _outcome(tied: NDArray[np.bool_], support: NDArray[np.int64], heard: Floats, asked: Floats) -> Outcome:
     won = tied.any(axis=1)
     winner = np.where(won, tied.argmax(axis=1), -1).astype(np.int32)
     mine = np.where(won, support[np.arange(len(support)), np.maximum(winner, 0)], 0)
-    voted = support.sum(axis=1)
-    return Outcome(
-        winner=winner,
-        tied=tied,
-        agreement=mine / np.maximum(voted, 1),
-        confidence=mine / np.maximum(asked, 1),
-    )
+    agreement = mine / np.maximum(support.sum(axis=1), 1)
+    return Outcome(winner=winner, tied=tied, agreement=agreement, confidence=agreement * heard / asked)

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from workbench.decide.merge import closest
+from workbench.decide.weights import closest
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import TASKS, Recorded
 from workbench.record.log import Log

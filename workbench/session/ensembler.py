@@ -15,14 +15,8 @@ from workbench.act.simulated import PROFILES
 from workbench.act.trace import span
 from workbench.act.world import World
 from workbench.decide.answers import AnswerKind, extract, infer_kind, options_in
-from workbench.decide.merge import (
-    BestOfN,
-    MajorityVoting,
-    WeightedConsensus,
-    check_members,
-    check_threshold,
-    check_weights,
-)
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, check_threshold
+from workbench.decide.weights import check_members, check_weights
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, Failure, ModelContribution, Request
 from workbench.record.log import Log

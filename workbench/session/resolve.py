@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.act.recorded import RecordedModel
 from workbench.act.simulated import PROFILES, Profile, SimulatedModel
-from workbench.decide.merge import closest
+from workbench.decide.weights import closest
 from workbench.errors import LLMRouterError, LLMValidationError
 from workbench.facts import Item, Model, Recorded
 from workbench.study.run import Member

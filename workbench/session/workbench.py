@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.act.simulated import PROFILES, Profile
 from workbench.act.world import World
-from workbench.decide.merge import closest
 from workbench.decide.merge import policy as built_in
+from workbench.decide.weights import closest
 from workbench.errors import LLMRouterError, LLMValidationError
 from workbench.facts import Merge, Recorded
 from workbench.record.log import Log

@@ -29,7 +29,7 @@ from workbench.study.stats import (
     split_differences,
     verdict,
 )
-from workbench.study.table import Floats, RunTable
+from workbench.study.table import Floats, RunTable, contribution
 
 BUILT_IN = (MajorityVoting, WeightedConsensus, BestOfN)
 
@@ -183,29 +183,41 @@ class _Evaluated:
     """A merge's scores on the kept items, and on a split with its quality fitted on one half only."""
 
     def __init__(self, table: RunTable, merge: Merge, keep: NDArray[np.bool_]) -> None:
-        assert table.ballots is not None, "strategies_of gives no merge without ballots"
-        self.merge, self.keep = merge, keep
-        self.ballots, self.values, self.singles = table.ballots, table.values(), table.scores
-        self.scores, self.tied = self._on_all(table)
-
-    def _on_all(self, table: RunTable) -> tuple[Floats, float]:
-        if isinstance(self.merge, votes.Policy):
-            outcome = votes.decide(self.merge, self.ballots)
-            return self._judged(outcome), float((outcome.tied[self.keep].sum(axis=1) > 1).mean())
-        return _scalar_scores(table, self.merge, self.values, self.keep)
-
-    def _judged(self, outcome: votes.Outcome) -> Floats:
-        # Where no member's answer won, a 0/1 score is 0; a rated score has no value to give: the worst seen.
-        worst = 0.0 if np.nanmin(self.singles) >= 0 else float(np.nanmin(self.singles))
-        return outcome.scores(self.values, missing=worst)[self.keep]
+        self.merge, self.keep, self.table = merge, keep, table
+        self.values = table.values()
+        # Where nothing won, a 0/1 score is 0; a rated item has no value to give: the worst seen.
+        self.nothing = min(0.0, float(np.nanmin(table.scores)))
+        self.scores, tied = self._decided(None)
+        self.tied = float(tied.mean())
 
     def on_split(self, choose: NDArray[np.bool_]) -> Floats:
         """Scores with every model's quality estimated on the choosing half alone."""
-        if not isinstance(self.merge, votes.Policy) or not _fits(self.merge):
+        if isinstance(self.merge, votes.Policy) and not _fits(self.merge):
             return self.scores
-        half = self.singles[self.keep][choose]
+        half = self.table.scores[self.keep][choose]
         quality, _ = estimated_quality(np.vstack([half, np.full((1, half.shape[1]), np.nan)]))
-        return self._judged(votes.decide(self.merge, self.ballots, quality=quality[-1]))
+        return self._decided(quality[-1])[0]
+
+    def _decided(self, quality: Floats | None) -> tuple[Floats, NDArray[np.bool_]]:
+        """Scores of the kept items, and which of them have several winners; quality None takes the logged one."""
+        ballots = self.table.ballots
+        if isinstance(self.merge, votes.Policy) and ballots is not None:
+            outcome = votes.decide(self.merge, ballots, quality=quality)
+            scores = outcome.scores(self.values, missing=self.nothing)
+            return scores[self.keep], outcome.tied[self.keep].sum(axis=1) > 1
+        found = [self._scalar(int(i), quality) for i in np.flatnonzero(self.keep)]
+        return np.array([f[0] for f in found]), np.array([f[1] for f in found])
+
+    def _scalar(self, index: int, quality: Floats | None) -> tuple[float, bool]:
+        """One item by a policy that has no array form."""
+        try:
+            merged = self.merge(contributions_at(self.table, index, quality))
+        except LLMOrchestratorError:
+            return self.nothing, False
+        assert self.table.ballots is not None
+        answers = self.table.ballots.answers[index]
+        won = [self.values[index, answers.index(a)] for a in merged.tied if a in answers]
+        return (float(np.mean(won)) if won else self.nothing), len(merged.tied) > 1
 
 
 def _fits(merge: votes.Policy) -> bool:
@@ -214,35 +226,23 @@ def _fits(merge: votes.Policy) -> bool:
     return by_quality or isinstance(merge, BestOfN) or merge.threshold is not None
 
 
-def _scalar_scores(table: RunTable, merge: Merge, values: Floats, keep: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """Scores of a policy that has no array form, item by item."""
-    assert table.ballots is not None
-    scores, ties = np.zeros(len(values)), 0
-    for i in np.flatnonzero(keep):
-        found = table.ballots.answers[i]
-        try:
-            merged = merge(contributions_at(table, int(i)))
-        except LLMOrchestratorError:
-            continue
-        won = [values[i, found.index(a)] for a in merged.tied if a in found]
-        scores[i] = float(np.mean(won)) if won else 0.0
-        ties += len(merged.tied) > 1
-    return scores[keep], ties / int(keep.sum())
-
-
-def contributions_at(table: RunTable, index: int) -> list[ModelContribution]:
-    """The contributions to one item, as a merge sees them."""
+def contributions_at(table: RunTable, index: int, quality: Floats | None = None) -> list[ModelContribution]:
+    """The contributions to one item, as a merge sees them; quality replaces the logged one, by model."""
     ballots = table.ballots
     assert ballots is not None
     parts = []
     for j, model in enumerate(ballots.models):
-        code, quality = int(ballots.codes[index, j]), float(ballots.quality[index, j])
+        code = int(ballots.codes[index, j])
+        failed = bool(ballots.failed[index, j])
+        rated = float(ballots.quality[index, j] if quality is None else quality[j])
         parts.append(
-            ModelContribution(
-                model=model,
-                answer=ballots.answers[index][code] if code >= 0 else None,
-                quality=None if np.isnan(quality) else quality,
-                status="failed" if ballots.failed[index, j] else "kept",
+            contribution(
+                model,
+                ballots.answers[index][code] if code >= 0 else None,
+                None if np.isnan(rated) or failed else rated,
+                1.0,
+                "failed" if failed else "kept",
+                table.failures.get((index, j)),
             )
         )
     return parts

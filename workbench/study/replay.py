@@ -15,8 +15,8 @@ from workbench.act.journal import encode
 from workbench.decide.answers import extract
 from workbench.decide.merge import POLICIES, policy
 from workbench.errors import LLMError, LLMValidationError
-from workbench.facts import Failure, Merge, ModelContribution, Response
-from workbench.study.table import Reader, find_run
+from workbench.facts import Merge
+from workbench.study.table import Reader, contribution, find_run
 
 EXAMPLES = 10
 
@@ -72,7 +72,7 @@ def _merges(reader: Reader, run_id: str, own: Mapping[str, Merge]) -> tuple[int,
     )
     drifted = []
     for item_id, name, params, inputs, output in rows:
-        parts = [_contribution(c) for c in json.loads(inputs)["contributions"]]
+        parts = [contribution(*c) for c in json.loads(inputs)["contributions"]]
         try:
             now = encode(_policy(name, json.loads(params), own)(parts))
         except LLMError as error:
@@ -82,7 +82,14 @@ def _merges(reader: Reader, run_id: str, own: Mapping[str, Merge]) -> tuple[int,
         logged = json.loads(output)
         if now != logged:
             drifted.append({"kind": "merge", "item_id": item_id, "logged": logged, "now": now})
-    return len(rows), drifted
+    missing = reader.rows(
+        "select i.item_id from items i join runs r using (run_id) where i.run_id = ? "
+        "and json_extract(r.spec, '$.merge.policy') is not null and i.item_id not in "
+        "(select item_id from decisions where run_id = ? and kind = 'merge') order by i.position",
+        [run_id, run_id],
+    )
+    drifted += [{"kind": "merge", "item_id": i, "logged": None, "now": "no decision in the log"} for (i,) in missing]
+    return len(rows) + len(missing), drifted
 
 
 def _policy(name: str, params: Mapping[str, Any], own: Mapping[str, Merge]) -> Merge:
@@ -97,32 +104,20 @@ def _policy(name: str, params: Mapping[str, Any], own: Mapping[str, Merge]) -> M
     )
 
 
-def _contribution(logged: Sequence[Any]) -> ModelContribution:
-    model, answer, quality, weight, status, failure = logged
-    return ModelContribution(
-        model=model,
-        answer=answer,
-        quality=quality,
-        weight=weight,
-        status=status,
-        failure=Failure(kind="", code=failure, message="") if failure else None,
-        # Only whether there was a text matters to a merge; the text itself does not take part in it.
-        response=None if failure else Response(request_key="", model=model, text="", source="recorded"),
-    )
-
-
 def _answers(reader: Reader, run_id: str) -> tuple[int, list[dict[str, Any]]]:
     rows = reader.rows(
         "select c.item_id, c.model, c.answer, t.text, i.metadata from contributions c "
         "join items i on i.run_id = c.run_id and i.item_id = c.item_id "
-        "join calls k on k.run_id = c.run_id and k.item_id = c.item_id and k.model = c.model and k.ok "
-        "join texts t on t.hash = k.response_hash where c.run_id = ? order by c.item_id, c.model",
+        "left join calls k on k.run_id = c.run_id and k.item_id = c.item_id and k.model = c.model and k.ok "
+        "left join texts t on t.hash = k.response_hash "
+        "where c.run_id = ? and c.failure_code is null order by c.item_id, c.model",
         [run_id],
     )
     drifted = []
     for item_id, model, logged, text, metadata in rows:
         about = json.loads(metadata)
         now = extract(text, about["answer_kind"], options=about.get("options") or ())
-        if now != logged:
-            drifted.append({"kind": "answer", "item_id": item_id, "model": model, "logged": logged, "now": now})
+        if text is None or now != logged:
+            found = "no response in the log" if text is None else now
+            drifted.append({"kind": "answer", "item_id": item_id, "model": model, "logged": logged, "now": found})
     return len(rows), drifted

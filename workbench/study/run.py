@@ -18,8 +18,9 @@ from workbench.act.call import ask
 from workbench.act.journal import decide
 from workbench.act.trace import failure_of, span
 from workbench.act.world import World
-from workbench.decide.merge import WeightedConsensus, check_members, params_of
+from workbench.decide.merge import WeightedConsensus, params_of
 from workbench.decide.quality import ON_OTHER_ITEMS, RANK_ON_OTHER_ITEMS, on_other_items, ranks
+from workbench.decide.weights import check_members
 from workbench.errors import LLMError, LLMOrchestratorError, LLMValidationError
 from workbench.facts import (
     Contribution,
@@ -193,25 +194,29 @@ def _fact(plan: Plan, item: Item, model: str, scorer: str, value: float) -> Scor
 
 def _rated(table: Sequence[Sequence[ModelContribution]], scores: Floats) -> list[list[ModelContribution]]:
     """Contributions with the quality that their model showed on the other items."""
-    quality, name = estimated_quality(scores)
+    quality, ranked = estimated_quality(scores)
+    names = [RANK_ON_OTHER_ITEMS if r else ON_OTHER_ITEMS for r in ranked]
     return [
         [
             c if np.isnan(q) or c.failure else replace(c, quality=float(q), quality_source=name)
             for c, q in zip(row, qualities, strict=True)
         ]
-        for row, qualities in zip(table, quality, strict=True)
+        for row, qualities, name in zip(table, quality, names, strict=True)
     ]
 
 
-def estimated_quality(scores: Floats) -> tuple[Floats, str]:
-    """Quality of each model for each item from the other items' scores, and the estimator's name.
+def estimated_quality(scores: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Quality of each model for each item from the other items' scores, and for which items it is a rank.
 
-    Scores within [0, 1] are averaged; others have no natural unit interval and are replaced by ranks first.
+    Scores within [0, 1] are averaged; others have no natural unit interval and are replaced by ranks first. Which
+    of the two it is for an item depends on the other items alone, as everything here does.
     """
-    known = scores[~np.isnan(scores)]
-    if known.size and (known.min() < 0 or known.max() > 1):
-        return on_other_items(ranks(scores)), RANK_ON_OTHER_ITEMS
-    return on_other_items(scores), ON_OTHER_ITEMS
+    outside = ((scores < 0) | (scores > 1)).any(axis=1)
+    ranked = outside.sum() - outside > 0
+    by_mean = on_other_items(np.clip(scores, 0.0, 1.0))
+    if not ranked.any():
+        return by_mean, ranked
+    return np.where(ranked[:, None], on_other_items(ranks(scores)), by_mean), ranked
 
 
 def _merged(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]]) -> Iterator[Any]:
@@ -229,8 +234,8 @@ def _decided(
         merged: EnsembleResponse = decide(
             world, merge, kind="merge", run_id=plan.run_id, item_id=item.item_id, contributions=parts
         )
-    except LLMOrchestratorError:  # nothing was left to merge: logged with the decision, scored as no answer
-        value = 0.0
+    except LLMOrchestratorError as error:  # nothing was left: logged with the decision, scored as no answer
+        parts, value = error.contributions or parts, 0.0
     else:
         parts = merged.contributions
         value = _expected(item, merged) if plan.suite.extracted else np.nan

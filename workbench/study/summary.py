@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from workbench.decide.merge import MajorityVoting, WeightedConsensus
 from workbench.study.compare import Compared, Single, Strategy
 from workbench.study.table import Reader
 
@@ -49,7 +50,8 @@ def number(value: float, unit: str) -> str:
 
 def difference(value: float, unit: str) -> str:
     """A difference as text: points (hundredths) for 0/1 scores, else the score's own unit."""
-    return f"{value * 100:+.1f}" if unit == "fraction" else f"{value:+.3f}"
+    shown = round(value * 100, 1) if unit == "fraction" else round(value, 3)
+    return f"{shown + 0.0:+.1f}" if unit == "fraction" else f"{shown + 0.0:+.3f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def interval(low: float, high: float, unit: str) -> str:
@@ -99,8 +101,7 @@ def _about(s: Strategy, found: Compared) -> str:
         case "worse":
             why = (
                 f"{label(s)} hurt: {measured}. Against {best} {balance}. "
-                f"The models differ by {spread}: where the best one was right, weaker ones that agreed with each "
-                f"other outvoted it."
+                f"The models differ by {spread}: {_how_it_lost(s)}."
             )
         case "better":
             why = (
@@ -114,6 +115,12 @@ def _about(s: Strategy, found: Compared) -> str:
             elif s.mde > 0:
                 why += f" A difference under {_amount(s.mde, unit)} would not show on {found.items} items."
     return why
+
+
+def _how_it_lost(s: Strategy) -> str:
+    if s.strategy in (MajorityVoting.name, WeightedConsensus.name):
+        return "where the best one did better, weaker ones that agreed with each other outvoted it"
+    return "where the best one did better, the merge took another one's answer"
 
 
 def _amount(value: float, unit: str) -> str:

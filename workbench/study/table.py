@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from workbench.decide.answers import normalise
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
+from workbench.facts import Failure, ModelContribution, Response, Status
 from workbench.study.suite import EXACT_ANSWER, SOURCE
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class RunTable:
 
     scores: what a comparison uses: the workbench's own extraction where the kind of score allows, else the
     recorded scores; NaN where unknown. source_scores: as the recording gives them; NaN where it gives none.
-    reference: normalised gold answers, None where there is none. ballots: None where nothing was asked.
+    reference: normalised gold answers, None where there is none. failures: (item, model) indices of members that
+    did not respond -> failure code. ballots: None where nothing was asked.
     """
 
     run_id: str
@@ -55,6 +57,7 @@ class RunTable:
     scores: Floats
     source_scores: Floats
     ballots: Ballots | None
+    failures: Mapping[tuple[int, int], str] = field(default_factory=dict, repr=False)
 
     @property
     def score_kind(self) -> str:
@@ -122,6 +125,10 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
     column = {m: j for j, m in enumerate(models)}
     spec = json.loads(run["spec"])
     exact, source = _scores(reader, run_id, place, column)
+    ballots: Ballots | None = None
+    failures: dict[tuple[int, int], str] = {}
+    if not spec.get("scores_only"):
+        ballots, failures = _ballots(reader, run_id, models, place, column)
     return RunTable(
         run_id=run_id,
         name=str(run["name"]),
@@ -134,7 +141,8 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         reference=tuple(None if ref is None else normalise(ref, kind) for _, _, ref, kind in items),
         scores=exact if spec.get("extracted", True) else source,
         source_scores=source,
-        ballots=None if spec.get("scores_only") else _ballots(reader, run_id, models, place, column),
+        ballots=ballots,
+        failures=failures,
     )
 
 
@@ -151,14 +159,35 @@ def _scores(reader: Reader, run_id: str, place: Mapping[str, int], column: Mappi
 
 def _ballots(
     reader: Reader, run_id: str, models: Sequence[str], place: Mapping[str, int], column: Mapping[str, int]
-) -> Ballots:
+) -> tuple[Ballots, dict[tuple[int, int], str]]:
     answers: list[list[str | None]] = [[None] * len(models) for _ in place]
     quality = np.full((len(place), len(models)), np.nan)
     failed = np.ones((len(place), len(models)), dtype=bool)
-    rows = reader.rows("select item_id, model, answer, quality, status from contributions where run_id = ?", [run_id])
-    for item_id, model, answer, rated, status in rows:
+    failures: dict[tuple[int, int], str] = {}
+    rows = reader.rows(
+        "select item_id, model, answer, quality, status, failure_code from contributions where run_id = ?", [run_id]
+    )
+    for item_id, model, answer, rated, status, code in rows:
         i, j = place[item_id], column[model]
         answers[i][j] = answer
         quality[i, j] = np.nan if rated is None else rated
         failed[i, j] = status in ("failed", "late")
-    return Ballots.of(models, answers, quality=quality, failed=failed)
+        if code is not None:
+            failures[i, j] = code
+    return Ballots.of(models, answers, quality=quality, failed=failed), failures
+
+
+def contribution(
+    model: str, answer: str | None, quality: float | None, weight: float, status: Status, failure_code: str | None
+) -> ModelContribution:
+    """A contribution as the log keeps it; the text, which takes no part in a merge, is not read back."""
+    responded = failure_code is None and status not in ("failed", "late")
+    return ModelContribution(
+        model=model,
+        answer=answer,
+        quality=quality,
+        weight=weight,
+        status=status,
+        failure=None if failure_code is None else Failure(kind="", code=failure_code, message=""),
+        response=Response(request_key="", model=model, text="", source="recorded") if responded else None,
+    )
