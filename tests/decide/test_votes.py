@@ -68,6 +68,7 @@ def contributions(models, answers, quality, failed):
 @given(runs())
 @example((WeightedConsensus({"m:0": 1 / 3, "m:1": 1 / 3, "m:2": 2 / 3}), ["m:2", "m:0", "m:1"], [["9", "10", "10"]],
           [[NAN] * 3], [[False] * 3]))  # fmt: skip
+@example((BestOfN(), ["m:0", "m:1"], [["9", "10"], ["10", "9"]], [[0.0, NAN], [NAN, 0.0]], [[False] * 2] * 2))
 def test_the_array_form_decides_as_the_scalar_form(run):
     """Winner, ties, agreement and confidence of every item are equal to the last bit; a refusal is winner -1."""
     policy, models, answers, quality, failed = run

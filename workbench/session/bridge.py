@@ -25,19 +25,25 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         # task with its result, and the repr of a run computes its whole table.
         result.append(await coroutine)
 
+    if _loop_is_running():
+        _in_thread(main())
+    else:
+        asyncio.run(main())
+    return result[0]
+
+
+def _loop_is_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(main())
-    else:
-        _in_thread(main())
-    return result[0]
+        return False
+    return True
 
 
 def _in_thread(main: Coroutine[Any, Any, None]) -> None:
     error: list[BaseException] = []
     started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
-    ready = threading.Event()
+    ready, done = threading.Event(), threading.Event()
     context = contextvars.copy_context()
 
     async def outer() -> None:
@@ -53,17 +59,20 @@ def _in_thread(main: Coroutine[Any, Any, None]) -> None:
             error.append(failed)
         finally:
             ready.set()
+            done.set()
 
     thread = threading.Thread(target=work, name="workbench-run-sync", daemon=True)
     thread.start()
     try:
-        thread.join()
+        done.wait()  # not join(): an interrupted join marks the thread as ended while it still runs (Python 3.11)
     except BaseException:
         ready.wait()
         for loop, task in started:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
+        done.wait()
         thread.join()
         raise
+    thread.join()
     if error:
         raise error[0]

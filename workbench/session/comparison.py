@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.show.results import strategies_table
 from workbench.show.tables import Shown, Words
 from workbench.study.compare import Compared, Strategy
-from workbench.study.summary import explain
+from workbench.study.summary import explain, label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,10 @@ class Comparison:
         return strategies_table(self.found).html()
 
     def __getitem__(self, strategy: str) -> Strategy:
-        return next(s for s in self.found.strategies if s.strategy == strategy)
+        for s in self.found.strategies:
+            if strategy in (s.strategy, label(s)):
+                return s
+        raise KeyError(f"{strategy!r} is not among {', '.join(label(s) for s in self.found.strategies) or 'no merges'}")
 
     @property
     def words(self) -> Words:

@@ -14,7 +14,7 @@ from workbench.act.journal import decide
 from workbench.act.simulated import PROFILES
 from workbench.act.trace import span
 from workbench.act.world import World
-from workbench.decide.answers import AnswerKind, extract, infer_kind, options_in
+from workbench.decide.answers import ANSWER_KINDS, AnswerKind, extract, infer_kind, options_in
 from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, check_threshold
 from workbench.decide.weights import check_members, check_weights
 from workbench.errors import LLMValidationError
@@ -96,6 +96,12 @@ class MultiModelEnsembler:
         check_threshold(quality_threshold)
         if not isinstance(query, str) or not query.strip():
             raise LLMValidationError("the query is empty", code="validation.query", next_step="ask something")
+        if answer_kind is not None and answer_kind not in ANSWER_KINDS:
+            raise LLMValidationError(
+                f"answer_kind {answer_kind!r} is not one of {', '.join(ANSWER_KINDS)}",
+                code="validation.answer_kind",
+                next_step="use one of the kinds listed, or None to tell it from the query",
+            )
         request = Request.of(query)
         kind = answer_kind or infer_kind(None, query)
         policy = (

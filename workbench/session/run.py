@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 from workbench.record.log import Log
 from workbench.session.comparison import Comparison
 from workbench.show.results import models_table
-from workbench.study.compare import Compared, compare, strategies_of
+from workbench.show.tables import Table
+from workbench.study.compare import compare, strategies_of
 from workbench.study.replay import Drift, drift
 from workbench.study.summary import Spent, spent
 from workbench.study.table import RunTable, read_table
@@ -37,20 +39,28 @@ class Run:
         return spent(self.log, self.run_id)
 
     @cached_property
-    def _alone(self) -> Compared:
-        return compare(self.table, [])
+    def _table(self) -> Table:
+        try:
+            return models_table(compare(self.table, []), self.spent)
+        except LLMValidationError as error:  # unfinished, or nothing to compare: the run still shows itself
+            columns = ("model", "calls", "failed", "source")
+            rows = tuple((s.model, str(s.calls), str(s.failed), s.source) for s in self.spent.values())
+            return Table(caption=error.message, columns=columns, rows=rows, notes=(f"next: {error.next_step}",))
 
     def __repr__(self) -> str:
-        return f"Run {self.run_id}\n{models_table(self._alone, self.spent).text()}"
+        return f"Run {self.run_id}\n{self._table.text()}"
 
     def _repr_html_(self) -> str:
-        return models_table(self._alone, self.spent).html()
+        return self._table.html()
 
     def df(self) -> pd.DataFrame:
         """One row an item and model: answer, quality, status, score, latency_ms, cost_usd, source."""
+        # A failed call has no response to name its source, and a merge no call: the model's kind and the run do.
         return self.log.frame(
             "select i.position, i.item_id, i.task, s.model, c.answer, c.quality, c.status, s.value as score, "
-            "s.scorer, k.latency_ms, k.cost_usd, coalesce(k.source, 'recorded') as source from scores s "
+            "s.scorer, k.latency_ms, k.cost_usd, coalesce(k.source, "
+            "case k.provider when 'simulated' then 'simulated' when 'recorded' then 'recorded' else r.source end) "
+            "as source from scores s join runs r on r.run_id = s.run_id "
             "join items i on i.run_id = s.run_id and i.item_id = s.item_id "
             "left join contributions c on c.run_id = s.run_id and c.item_id = s.item_id and c.model = s.model "
             "left join calls k on k.run_id = s.run_id and k.item_id = s.item_id and k.model = s.model "
@@ -60,11 +70,15 @@ class Run:
 
     def compare(self, *strategies: Merge, seed: int = 0) -> Comparison:
         """Every merge against the best single model: the run's own, those given, and the three built-in ones."""
+        if strategies:
+            self.table.values()  # refuses a run without text
         own = [self.merge] if self.merge is not None else []
         return Comparison(compare(self.table, strategies_of(self.table, [*own, *strategies]), seed=seed))
 
     def what_if(self, *strategies: Merge, seed: int = 0) -> Comparison:
         """The given merges of the recorded answers against the best single model; no call is made."""
+        if strategies:
+            self.table.values()
         return Comparison(compare(self.table, strategies, seed=seed))
 
     def replay(self, *policies: Merge) -> Drift:

@@ -131,7 +131,7 @@ class Workbench:
                 code="validation.config",
                 next_step="use a number of items to ask at once, such as 16",
             )
-        policy = built_in(merge) if isinstance(merge, str) else merge
+        policy = _policy(merge)
         rows, suite = self._suite(name, score_kind)
         wanted = models if models is not None else self._default_models(suite)
         key = {item.item_id: item for item in suite.items}
@@ -197,3 +197,15 @@ class Workbench:
 
         run_id = run.run_id if isinstance(run, Run) else self.get_run(run).run_id
         return make_report(self.log.folder, run_id, notebook=notebook, out=out)
+
+
+def _policy(merge: Merge | str | None) -> Merge | None:
+    if isinstance(merge, str):
+        return built_in(merge)
+    if merge is None or (callable(merge) and not isinstance(merge, type) and isinstance(merge.name, str)):
+        return merge
+    raise LLMValidationError(
+        f"merge {merge!r} is neither the name of a strategy nor a policy object",
+        code="validation.strategy",
+        next_step="pass a name such as majority_voting, or an object such as MajorityVoting()",
+    )

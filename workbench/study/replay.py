@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.act.journal import encode
 from workbench.decide.answers import extract
@@ -17,6 +17,9 @@ from workbench.decide.merge import POLICIES, policy
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import Merge
 from workbench.study.table import Reader, contribution, find_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXAMPLES = 10
 
@@ -39,6 +42,12 @@ class Drift:
     def drifts(self) -> int:
         """Number of decisions that came out differently."""
         return self.merges_drifted + self.answers_drifted
+
+    def df(self) -> pd.DataFrame:
+        """The examples as a frame: kind, item_id, model, logged, now."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.examples), columns=["kind", "item_id", "model", "logged", "now"])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, with `drifts`."""

@@ -34,6 +34,14 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    try:
+        nbformat.validate(nbformat.read(notebook, as_version=4))
+    except Exception as error:  # nbformat lets through whatever its reader stumbles over
+        raise LLMValidationError(
+            f"{notebook} is not a notebook: {type(error).__name__}: {error}",
+            code="data.file",
+            next_step="give the path of an .ipynb with a cell tagged parameters",
+        ) from error
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(

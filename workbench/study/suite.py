@@ -65,7 +65,7 @@ def read_suite(path: Path) -> Suite:
     Raises LLMValidationError: data.file, data.row (with file and line), data.duplicate, data.empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise LLMValidationError(
             f"suite {path} cannot be read: {error}",
@@ -99,19 +99,21 @@ def _item(path: Path, number: int, line: str) -> Item:
 
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise bad(f"not JSON ({error})") from error
     if not isinstance(row, dict):
         raise bad("not a JSON object")
     for name in ("item_id", "task", "prompt", "reference", "answer_kind"):
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise bad(f"{name} is missing or not a text")
-    if row["task"] not in TASKS:
-        raise bad(f"task {row['task']!r} is not one of {', '.join(TASKS)}")
-    if row["answer_kind"] not in ANSWER_KINDS:
-        raise bad(f"answer_kind {row['answer_kind']!r} is not one of {', '.join(ANSWER_KINDS)}")
+    for name, known in (("task", TASKS), ("answer_kind", ANSWER_KINDS)):
+        if row[name] not in known:
+            raise bad(f"{name} {row[name][:60]!r} is not one of {', '.join(known)}")
+    options = row.get("options") or []
+    if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
+        raise bad("options is not a list of texts")
     rest: dict[str, Any] = {k: v for k, v in row.items() if k not in ("item_id", "task", "prompt", "reference")}
-    rest["options"] = tuple(rest.get("options") or ())
+    rest["options"] = tuple(options)
     return Item(
         item_id=row["item_id"], task=row["task"], prompt=row["prompt"], reference=row["reference"], metadata=rest
     )
@@ -132,7 +134,7 @@ def suite_of(recording: str, rows: Sequence[Recorded], *, score_kind: str | None
         )
     if score_kind is not None and score_kind not in kinds:
         raise LLMValidationError(
-            f"{recording} has no scores of kind {score_kind!r}, only {', '.join(kinds)}",
+            f"{recording} has no scores of kind {score_kind!r}, only {', '.join(kinds) or 'responses without scores'}",
             code="validation.score_kind",
             next_step="choose one of the kinds listed",
         )
