@@ -13,7 +13,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from workbench.errors import LLMValidationError
 
 Source = Literal["live", "recorded", "simulated", "cache"]
 Status = Literal["kept", "filtered", "failed", "late"]
@@ -36,7 +39,17 @@ def text_hash(text: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal strings in every process."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain_scalar
+    )
+
+
+def plain_scalar(value: Any) -> Any:
+    """A numpy scalar as the Python number it stands for; TypeError for anything else JSON has no form for."""
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "ndim", 0) == 0:
+        return item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +82,25 @@ class Request:
     sample: int = 0
     item_id: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+
     @property
     def key(self) -> str:
-        """SHA-256 (hexadecimal) of the canonical JSON of messages, params, task and sample."""
-        body = [[[m.role, clean_text(m.content)] for m in self.messages], dict(self.params), self.task, self.sample]
-        return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+        """SHA-256 (hexadecimal) of the canonical JSON of messages, params, task and sample.
+
+        Raises LLMValidationError validation.params for parameters that JSON has no form for.
+        """
+        body = [[[m.role, m.content] for m in self.messages], dict(self.params), self.task, self.sample]
+        try:
+            text = canonical_json(body)
+        except (TypeError, ValueError) as error:
+            raise LLMValidationError(
+                f"the parameters {dict(self.params)!r} cannot be written as JSON: {error}",
+                code="validation.params",
+                next_step="use texts, finite numbers, lists and mappings with text keys",
+            ) from error
+        return hashlib.sha256(clean_text(text).encode()).hexdigest()
 
     @property
     def prompt(self) -> str:

@@ -73,6 +73,21 @@ def test_concurrent_sleeps_overlap_and_wake_in_order_of_time():
     assert woken == [(1.0, 1.0), (3.0, 3.0), (5.0, 5.0)]
 
 
+def test_virtual_time_waits_for_whoever_still_works():
+    """A task that gives way many times without sleeping is done before an hour's sleep beside it ends."""
+    world = World.virtual()
+
+    async def work():
+        for _ in range(50):
+            await asyncio.sleep(0)
+        return world.now_s()
+
+    async def both():
+        return await asyncio.gather(work(), world.sleep(3600))
+
+    assert run(both())[0] == 0.0
+
+
 def test_a_seed_decides_every_draw_and_name():
     """Two virtual worlds of one seed agree in all draws and ids; another seed gives others."""
 

@@ -163,6 +163,14 @@ def test_a_failed_member_does_not_blur_the_weights_of_the_others():
     assert merged.tied == ("2",)
 
 
+@pytest.mark.parametrize("weight", [5e-324, 1e-300, 1e300, 1.7e308])
+def test_the_scale_of_weights_does_not_matter(weight):
+    """Equal weights near the ends of the range of floats decide as equal weights of 1 do."""
+    parts = [said("a", "x"), said("b", "y"), said("c", "y"), failed("d")]
+    merged = WeightedConsensus(dict.fromkeys("abcd", weight))(parts)
+    assert (merged.tied, merged.agreement, merged.confidence) == (("y",), pytest.approx(2 / 3), pytest.approx(1 / 2))
+
+
 # --- ties -----------------------------------------------------------------------------------------------
 
 

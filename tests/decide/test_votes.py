@@ -22,7 +22,7 @@ ANSWERS = ["10", "9", "", "yes", "é", "None"]
 
 qualities = st.one_of(st.just(NAN), st.sampled_from([0.0, 0.1, 0.5, 1 / 3, 0.7, 1.0]), st.floats(0, 1))
 weights_of_a_member = st.one_of(
-    st.sampled_from([0.0, 0, 1, 2, 0.1, 0.2, 0.3, 1 / 3, 2 / 3, 1e-9, 1e-12, 5e-324, 1e9, 1e300]),
+    st.sampled_from([0.0, 0, 1, 2, 0.1, 0.2, 0.3, 1 / 3, 2 / 3, 1e-9, 1e-12, 5e-324, 1e9, 1e300, 1.7e308]),
     st.floats(0, 1e6),
 )
 thresholds = st.one_of(st.none(), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.floats(0, 1))
@@ -69,6 +69,9 @@ def contributions(models, answers, quality, failed):
 @example((WeightedConsensus({"m:0": 1 / 3, "m:1": 1 / 3, "m:2": 2 / 3}), ["m:2", "m:0", "m:1"], [["9", "10", "10"]],
           [[NAN] * 3], [[False] * 3]))  # fmt: skip
 @example((BestOfN(), ["m:0", "m:1"], [["9", "10"], ["10", "9"]], [[0.0, NAN], [NAN, 0.0]], [[False] * 2] * 2))
+@example(
+    (WeightedConsensus({"m:0": 1.7e308, "m:1": 1.7e308}), ["m:0", "m:1"], [["x", "x"]], [[NAN] * 2], [[False] * 2])
+)
 def test_the_array_form_decides_as_the_scalar_form(run):
     """Winner, ties, agreement and confidence of every item are equal to the last bit; a refusal is winner -1."""
     policy, models, answers, quality, failed = run

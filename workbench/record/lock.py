@@ -25,6 +25,11 @@ if os.name == "nt":  # pragma: no cover - exercised on Windows only
         except OSError:
             return False
         return True
+
+    def unlock(fd: int) -> None:
+        """Let go of the lock on an open file."""
+        os.lseek(fd, 1 << 40, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined,unused-ignore]
 else:
     import fcntl
 
@@ -36,24 +41,59 @@ else:
             return False
         return True
 
+    def unlock(fd: int) -> None:
+        """Let go of the lock on an open file, also where a forked child still has the file open."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, timeout_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock at `path` around the body; LLMError `storage.locked` when it can't be had in time."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock at `path` around the body.
+
+    Who waits does so behind a gate, in whose order new holders come: readers that overlap cannot keep a writer
+    out. Raises LLMError: storage.locked when the lock can't be had in time, storage.readonly when the file can't
+    be opened.
+    """
+    give_up = time.monotonic() + timeout_s
+    gate = _opened(path.with_suffix(".gate"))
     try:
-        give_up = time.monotonic() + timeout_s
-        pause = 0.001
-        while not try_lock(fd, shared=shared):
-            if time.monotonic() > give_up:
-                raise LLMError(
-                    f"the log's lock {path.name} was held by another process for {timeout_s:g} s",
-                    code="storage.locked",
-                    retryable=True,
-                    next_step="wait for the other process to finish, or end it, and try again",
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
-        yield
+        fd = _opened(path)
+        try:
+            _wait(gate, path, shared=False, give_up=give_up, timeout_s=timeout_s)
+            try:
+                _wait(fd, path, shared=shared, give_up=give_up, timeout_s=timeout_s)
+            finally:
+                unlock(gate)
+            try:
+                yield
+            finally:
+                unlock(fd)
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        os.close(gate)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LLMError(
+            f"the log's lock {path} cannot be opened: {error.strerror or error}",
+            code="storage.readonly",
+            next_step="make the log folder writable, or choose another with --log",
+        ) from error
+
+
+def _wait(fd: int, path: Path, *, shared: bool, give_up: float, timeout_s: float) -> None:
+    pause = 0.001
+    while not try_lock(fd, shared=shared):
+        if time.monotonic() > give_up:
+            raise LLMError(
+                f"the log's lock {path.name} was held by another process for {timeout_s:g} s",
+                code="storage.locked",
+                retryable=True,
+                next_step="wait for the other process to finish, or end it, and try again",
+            )
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)

@@ -14,18 +14,18 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from workbench.errors import LLMError, LLMValidationError
-from workbench.facts import Fact
+from workbench.facts import Fact, clean_text
 from workbench.record.lock import locked, try_lock
 from workbench.record.rows import rows_of
 from workbench.record.schema import COLUMNS, KEYS, MIGRATIONS, VERSION
-from workbench.record.spool import Durability, SpoolFile, SpoolWriter, read_spool
+from workbench.record.spool import Durability, SpoolFile, SpoolWriter, encode, read_spool, storage_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ logger = logging.getLogger("workbench.record")
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 SEALED = {**OFFLINE, "enable_external_access": "false", "lock_configuration": "true"}
 KNOWN_TEXTS = 500_000
+_held = threading.local()  # folders of which this thread has a snapshot open
 
 
 class Log:
@@ -56,6 +57,12 @@ class Log:
         Raises LLMError: storage.readonly, storage.corrupt, storage.schema (a newer version, or a database that
         is not a log), storage.locked.
         """
+        if durability not in ("process", "disk"):
+            raise LLMValidationError(
+                f"durability {durability!r} is neither process nor disk",
+                code="validation.config",
+                next_step="use process (survives kill -9) or disk (survives a power cut)",
+            )
         path = Path(folder)
         try:
             (path / "spool").mkdir(parents=True, exist_ok=True)
@@ -78,14 +85,16 @@ class Log:
     def write(self, *facts: Fact) -> None:
         """Acknowledge the facts: when this returns they are in the spool file."""
         rows: list[list[Any]] = []
+        texts: list[str] = []
         for fact in facts:
             for row in rows_of(fact):
                 if row[0] == "texts":
                     if row[1] in self._known_texts:
                         continue
-                    self._remember(row[1])
+                    texts.append(row[1])
                 rows.append(row)
         self._writer.write(rows)
+        self.knows(texts)  # only now: until they are written, nobody may rely on them
 
     def _remember(self, text: str) -> None:
         if len(self._known_texts) >= KNOWN_TEXTS:
@@ -132,14 +141,26 @@ class Log:
 
     @contextmanager
     def snapshot(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A read-only connection without access to files, for the length of the body."""
-        self.ingest()
-        with locked(self._lock_file, shared=True):
+        """A read-only connection without access to files, for the length of the body.
+
+        Inside another snapshot of this thread nothing new is moved in: that one holds the folder's lock.
+        """
+        held: set[Path] = _held.__dict__.setdefault("folders", set())
+        here = self.folder.resolve()
+        nested = here in held
+        if not nested:
+            self.ingest()
+        with locked(self._lock_file, shared=True) if not nested else nullcontext():
             con = self._connect(read_only=True, config=SEALED)
+            held.add(here)
             try:
                 yield con
+            except duckdb.Error as error:
+                raise self._unusable(error) from error
             finally:
                 con.close()
+                if not nested:
+                    held.discard(here)
 
     # -- moving the spool into the database
 
@@ -147,10 +168,13 @@ class Log:
         """Move what is spooled into the database; the number of rows read. Cheap when nothing is new."""
         self._writer.flush()
         with self._guard:
-            if not self._pending():
-                return 0
-            with self._connection() as con:
-                return sum(self._ingest_file(con, path) for path in sorted(self.spool.glob("*.spool")))
+            try:
+                if not self._pending():
+                    return 0
+                with self._connection() as con:
+                    return sum(self._ingest_file(con, path) for path in sorted(self.spool.glob("*.spool")))
+            except OSError as error:
+                raise storage_error(error, self.folder, 0) from error
 
     def _pending(self) -> bool:
         for path in self.spool.glob("*.spool"):
@@ -173,10 +197,10 @@ class Log:
                 known = con.execute("select max(read_bytes) from log.spool_files where name = ?", [path.name])
                 start = (known.fetchone() or (None,))[0] or 0
                 found = read_spool(path, start, alive=alive)
-                if found.end == start and not found.torn:
+                if found.end == start:
                     break
-                self._set_aside(found)
-                _store(con, found, start)
+                refused = store(con, found, first=start == 0)
+                self._set_aside(found, [*found.torn, *refused], start)
                 total += found.count
             self._done[path.name] = found.end
             if not alive:
@@ -187,16 +211,16 @@ class Log:
         finally:
             os.close(fd)
 
-    def _set_aside(self, found: SpoolFile) -> None:
-        if not found.torn:
+    def _set_aside(self, found: SpoolFile, lines: Sequence[bytes], start: int) -> None:
+        if not lines:
             return
         aside = self.folder / "torn"
         aside.mkdir(exist_ok=True)
-        with (aside / found.path.name).open("ab") as file:
-            file.writelines(found.torn)
+        (aside / f"{found.path.name}.{start:020d}").write_bytes(b"".join(lines))
         logger.warning(
-            "%d torn lines of %s were set aside in %s; all whole rows are kept", len(found.torn), found.path.name, aside
-        )
+            "%d lines of %s that cannot be stored were set aside in %s; all whole rows are kept",
+            len(lines), found.path.name, aside,
+        )  # fmt: skip
 
     # -- connections
 
@@ -207,6 +231,8 @@ class Log:
             con = self._connect(read_only=False, config=OFFLINE)
             try:
                 yield con
+            except duckdb.Error as error:
+                raise self._unusable(error) from error
             finally:
                 con.close()
 
@@ -214,33 +240,52 @@ class Log:
         try:
             return duckdb.connect(str(self.database), read_only=read_only, config=dict(config))
         except duckdb.Error as error:
-            holder = re.search(r"PID (\d+)", str(error))
-            if holder:
-                raise LLMError(
-                    f"{self.database.name} is held open by process {holder[1]}, outside the log's own lock",
-                    code="storage.locked",
-                    retryable=True,
-                    next_step=f"close the database in process {holder[1]}; rows go on collecting in the spool",
-                ) from error
-            raise LLMError(
-                f"{self.database} cannot be opened as a DuckDB database",
-                code="storage.corrupt",
-                next_step="move the file aside and open the log again; spooled rows are kept",
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: duckdb.Error) -> LLMError:
+        """The typed form of what DuckDB says of the database file."""
+        reason = str(error)
+        holder = re.search(r"PID (\d+)", reason)
+        if holder or "different configuration" in reason:
+            who = f"process {holder[1]}" if holder else "this process"
+            return LLMError(
+                f"{self.database.name} is held open by {who}, outside the log's own lock",
+                code="storage.locked",
+                retryable=True,
+                next_step=f"close the database in {who}; rows go on collecting in the spool",
+            )
+        if "Cannot open file" in reason or "Too many open files" in reason:
+            return LLMError(
+                f"{self.database} cannot be opened: {_first_line(error)}",
+                code="storage.open",
+                next_step="see the cause; permissions and the number of open files are the usual ones",
+            )
+        return LLMError(
+            f"{self.database} cannot be used: {_first_line(error)}",
+            code="storage.corrupt",
+            next_step="move the file aside and open the log again; spooled rows are kept",
+        )
 
 
 def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
     """Bring the log to the current schema in one transaction."""
-    tables = {r[0] for r in con.execute("select table_name from duckdb_tables() where schema_name = 'log'").fetchall()}
-    foreign = con.execute("select count(*) from duckdb_tables() where schema_name <> 'log'").fetchone()
-    if "schema_version" not in tables and (tables or (foreign and foreign[0])):
+    stamp = con.execute(
+        "select count(*) from duckdb_columns() where schema_name = 'log' and table_name = 'schema_version' "
+        "and column_name in ('version', 'applied_unix_ns')"
+    ).fetchone()
+    things = con.execute(
+        "select (select count(*) from duckdb_tables() where not internal) + (select count(*) from duckdb_views() "
+        "where not internal) + (select count(*) from duckdb_schemas() where schema_name = 'log')"
+    ).fetchone()
+    ours = stamp is not None and stamp[0] == 2
+    if not ours and things and things[0]:
         raise LLMError(
             f"{database} is a DuckDB database, but not a log of workbench",
             code="storage.schema",
             next_step="choose another folder with --log or WORKBENCH_LOG",
         )
     version = 0
-    if tables:
+    if ours:
         row = con.execute("select max(version) from log.schema_version").fetchone()
         version = int(row[0]) if row and row[0] is not None else 0
     if version > VERSION:
@@ -262,34 +307,86 @@ def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
         raise
 
 
-def _store(con: duckdb.DuckDBPyConnection, found: SpoolFile, start: int) -> None:
-    """Insert the rows that are new and remember how far the file is read, in one transaction."""
+def store(con: duckdb.DuckDBPyConnection, found: SpoolFile, *, first: bool) -> list[bytes]:
+    """Insert the rows that are new and remember how far the file is read, in one transaction.
+
+    Returns the rows that no table can hold, as lines; they must not keep the others out.
+    """
+    unknown = [t for t in found.rows if t not in COLUMNS]
+    if unknown:
+        raise LLMError(
+            f"{found.path.name} has rows for the table {unknown[0]!r}, which this workbench does not know",
+            code="storage.schema",
+            next_step="upgrade workbench: a newer one wrote this file",
+        )
+    batches = {
+        table: [tuple(row.get(name) for name in COLUMNS[table]) for row in rows] for table, rows in found.rows.items()
+    }
+    try:
+        _insert(con, found, batches, first=first)
+    except (duckdb.Error, ValueError, OverflowError):
+        sieved = {table: _sieve(con, table, rows) for table, rows in batches.items()}
+        refused = [(table, row) for table, (_, bad) in sieved.items() for row in bad]
+        if not refused:
+            raise
+        _insert(con, found, {table: good for table, (good, _) in sieved.items()}, first=first)
+        return [encode([[table, *row]]) for table, row in refused]
+    return []
+
+
+Rows = list[tuple[Any, ...]]
+
+
+def _insert(con: duckdb.DuckDBPyConnection, found: SpoolFile, batches: Mapping[str, Rows], *, first: bool) -> None:
     con.begin()
     try:
-        for table, rows in found.rows.items():
-            names = COLUMNS[table]
+        for table, rows in batches.items():
             con.execute(f"create or replace temp table stage as from log.{table} limit 0")
             with con.appender("stage") as appender:
-                appender.append_rows([tuple(row.get(name) for name in names) for row in rows])
-            same = " and ".join(f"t.{k} = s.{k}" for k in KEYS[table])
+                appender.append_rows(rows)
+            same = " and ".join(f"t.{k} is not distinct from s.{k}" for k in KEYS[table])
             con.execute(
                 f"insert into log.{table} select distinct on ({', '.join(KEYS[table])}) * from stage s "
                 f"where not exists (from log.{table} t where {same})"
             )
         con.execute("drop table if exists stage")
-        if start:
-            con.execute("update log.spool_files set read_bytes = ? where name = ?", [found.end, found.path.name])
-        else:
+        if first:
+            con.execute("delete from log.spool_files where name = ?", [found.path.name])
             con.execute("insert into log.spool_files values (?, ?)", [found.path.name, found.end])
+        else:
+            con.execute("update log.spool_files set read_bytes = ? where name = ?", [found.end, found.path.name])
         con.commit()
     except BaseException:
         con.rollback()
         raise
 
 
+def _sieve(con: duckdb.DuckDBPyConnection, table: str, rows: Rows) -> tuple[Rows, Rows]:
+    """The rows that the table can hold, and those that it cannot, tried one by one."""
+    good: Rows = []
+    bad: Rows = []
+    con.execute(f"create or replace temp table sieve as from log.{table} limit 0")
+    for row in rows:
+        try:
+            with con.appender("sieve") as appender:
+                appender.append_rows([row])
+        except (duckdb.Error, ValueError, OverflowError):
+            bad.append(row)
+        else:
+            good.append(row)
+    con.execute("drop table sieve")
+    return good, bad
+
+
 def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDBPyConnection:
+    if clean_text(sql) != sql:
+        raise LLMValidationError(
+            "the query holds half a character (a lone surrogate)",
+            code="validation.sql",
+            next_step="pass such a value as a parameter, or leave it out",
+        )
     try:
-        return con.execute(sql, params)
+        result = con.execute(sql, params)
     except duckdb.PermissionException as error:
         raise LLMValidationError(
             f"the query reaches outside the log: {_first_line(error)}",
@@ -302,6 +399,13 @@ def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDB
             code="validation.sql",
             next_step="see the tables with: select table_name, column_name from duckdb_columns()",
         ) from error
+    if result is None or result.description is None:
+        raise LLMValidationError(
+            "the query has no statement that gives rows",
+            code="validation.sql",
+            next_step="write a select, for example: select * from runs",
+        )
+    return result
 
 
 def _first_line(error: Exception) -> str:

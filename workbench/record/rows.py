@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,11 +21,14 @@ from workbench.facts import (
     Span,
     canonical_json,
     clean_text,
+    plain_scalar,
     text_hash,
 )
 
 Row = list[Any]
 JSON_LIMIT = 100_000
+LONGEST_INT = 1024  # bits
+DEEPEST = 50
 
 
 def rows_of(fact: Fact) -> Iterator[Row]:
@@ -52,27 +56,38 @@ def rows_of(fact: Fact) -> Iterator[Row]:
 
 def to_json(value: Any) -> str:
     """JSON text of any value; what JSON cannot hold is kept as its repr, and at most JSON_LIMIT characters."""
-    try:
-        text = clean_text(canonical_json(_plain(value)))
-    except (TypeError, ValueError, RecursionError):
-        text = json.dumps(clean_text(_safe_repr(value)))
+    text = clean_text(canonical_json(_plain(value, 0)))
     return text if len(text) <= JSON_LIMIT else json.dumps({"cut": text[: JSON_LIMIT // 2]}, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return _safe_repr(value)
+def _plain(value: Any, depth: int) -> Any:
+    """The value in JSON's types; a part that has none becomes its repr, and its neighbours stay as they are."""
+    try:
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, int):
+            return value if value.bit_length() <= LONGEST_INT else _safe_repr(value)
+        if isinstance(value, float):
+            return value if math.isfinite(value) else repr(value)
+        if depth > DEEPEST:
+            return _safe_repr(value)
+        if isinstance(value, Mapping):
+            return {_key(k): _plain(v, depth + 1) for k, v in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_plain(v, depth + 1) for v in value]
+        return _plain(plain_scalar(value), depth + 1)
+    except Exception:  # whatever a foreign object does must not break the call that is being logged
+        return _safe_repr(value)
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else _safe_repr(key)
 
 
 def _safe_repr(value: Any) -> str:
     try:
         return repr(value)[:10_000]
-    except Exception as error:  # a broken __repr__ must not break the call that is being logged
+    except Exception as error:  # the same
         return f"<{type(value).__name__}: repr failed with {type(error).__name__}>"
 
 

@@ -9,11 +9,13 @@ newer version read files that an older one wrote.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import LLMError
+from workbench.facts import clean_text, plain_scalar
 from workbench.record.lock import try_lock
 
 Durability = Literal["process", "disk"]
@@ -30,9 +33,15 @@ logger = logging.getLogger("workbench.record")
 
 def encode(rows: Iterable[Sequence[Any]]) -> bytes:
     """The rows as checksummed lines."""
-    return b"".join(
-        _line(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")) for row in rows
-    )
+    return b"".join(_line(_body(row)) for row in rows)
+
+
+def _body(row: Sequence[Any]) -> bytes:
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=plain_scalar)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return clean_text(text).encode()
 
 
 def _line(body: bytes) -> bytes:
@@ -52,6 +61,19 @@ def decode(line: bytes) -> list[Any] | None:
     return row if isinstance(row, list) else None
 
 
+_writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    """In a forked child: the parent's file, its lock and its half-written batches stay the parent's."""
+    for writer in _writers:
+        writer.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
+
+
 class SpoolWriter:
     """Appends batches to this process's spool file; safe for threads and across forks."""
 
@@ -61,9 +83,15 @@ class SpoolWriter:
         self._header = encode([["#columns", {t: list(c) for t, c in columns.items()}]])
         self._lock = threading.Lock()
         self._fd: int | None = None
-        self._pid = os.getpid()
         self._written = 0
         self._kept: list[bytes] = []  # batches that a failing disk refused, oldest first
+        _writers.add(self)
+
+    def after_fork(self) -> None:
+        """Start over in a forked child."""
+        self._lock = threading.Lock()
+        self._kept = []
+        self._release()
 
     def write(self, rows: Iterable[Sequence[Any]]) -> None:
         """Append the rows as one batch; on a failing disk they are kept in memory and written with the next."""
@@ -98,16 +126,14 @@ class SpoolWriter:
         while self._kept:
             fd = self._file()
             batch = self._kept[0]
-            done = os.write(fd, batch)
-            while done < len(batch):  # a short write means a nearly full disk: the rest goes on or raises
-                done += os.write(fd, batch[done:])
+            _write_all(fd, batch)
             if self.durability == "disk":
                 os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
             self._written += len(batch)
             self._kept.pop(0)
 
     def _file(self) -> int:
-        if self._fd is not None and (self._pid != os.getpid() or self._written > ROTATE_BYTES):
+        if self._written > ROTATE_BYTES:
             self._release()
         if self._fd is None:
             name = f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -116,13 +142,13 @@ class SpoolWriter:
             fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             try:
                 try_lock(fd)
-                os.write(fd, self._header)
+                _write_all(fd, self._header)
                 hidden.rename(self.folder / f"{name}.spool")
             except OSError:
                 os.close(fd)
                 hidden.unlink(missing_ok=True)
                 raise
-            self._fd, self._pid, self._written = fd, os.getpid(), 0
+            self._fd, self._written = fd, 0
         return self._fd
 
     def _release(self) -> None:
@@ -131,14 +157,26 @@ class SpoolWriter:
             self._fd = None
 
 
+def _write_all(fd: int, data: bytes) -> None:
+    done = os.write(fd, data)
+    while done < len(data):  # a short write means a nearly full disk: the rest goes on or raises
+        done += os.write(fd, data[done:])
+
+
 def storage_error(error: OSError, folder: Path, batches: int) -> LLMError:
     """The typed form of a failing disk."""
-    full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+    kept = f"; {batches} batches are in memory" if batches else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        code, step = "storage.full", "free disk space and call flush()"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        code, step = "storage.open", "close files, or raise the limit of open files (ulimit -n)"
+    else:
+        code, step = "storage.readonly", "make the folder writable, or choose another --log"
     return LLMError(
-        f"the log folder {folder} cannot be written: {error.strerror or error}; {batches} batches are in memory",
-        code="storage.full" if full else "storage.readonly",
-        retryable=full,
-        next_step="free disk space and call flush()" if full else "make the folder writable, or choose another --log",
+        f"the log folder {folder} cannot be used: {error.strerror or error}{kept}",
+        code=code,
+        retryable=code != "storage.readonly",
+        next_step=step,
     )
 
 
@@ -165,8 +203,8 @@ def read_spool(path: Path, start: int, *, alive: bool, limit: int = 200_000) -> 
     with path.open("rb") as file:
         header = file.readline()
         head = decode(header.rstrip(b"\n"))
-        if head is None or head[0] != "#columns":
-            if not alive and header:
+        if not head or head[0] != "#columns":
+            if not alive and header and start == 0:
                 found.torn.append(header + file.read())
                 found.end = path.stat().st_size
             return found
@@ -175,10 +213,11 @@ def read_spool(path: Path, start: int, *, alive: bool, limit: int = 200_000) -> 
         found.end = file.tell()
         for line in _whole_lines(file, found):
             row = decode(line[:-1])
-            if row is None or row[0] not in columns:
+            table = row[0] if row else None
+            if row is None or not isinstance(table, str) or table not in columns:
                 found.torn.append(line)
             else:
-                found.rows.setdefault(row[0], []).append(dict(zip(columns[row[0]], row[1:], strict=False)))
+                found.rows.setdefault(table, []).append(dict(zip(columns[table], row[1:], strict=False)))
                 found.count += 1
             if found.count >= limit:
                 break

@@ -8,6 +8,7 @@ file imported again adds nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ SCHEMA: Mapping[str, str] = {
     "latency_ms": "double",
     "cost_usd": "double",
 }
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 IDENTITY = "recording, item_id, model, prompt_style"
 
 
@@ -103,32 +105,42 @@ def _unreadable(path: Path, error: duckdb.Error) -> LLMError:
 
 
 def _import(con: duckdb.DuckDBPyConnection, path: Path) -> Imported:
-    found = [r[0] for r in con.execute("describe select * from read_parquet(?)", [str(path)]).fetchall()]
-    _check_columns(path, found)
-    casts = ", ".join(f"try_cast({_quoted(c)} as {t}) as {c}" for c, t in SCHEMA.items())
+    # A path is a path, not a pattern, and its folders are not columns.
+    file = re.sub(r"([*?\[{])", r"[\1]", str(path))
+    described = con.execute("describe select * from read_parquet(?, hive_partitioning = false)", [file]).fetchall()
+    types = {row[0]: str(row[1]) for row in described}
+    _check_columns(path, list(types))
+    numbered = "file_row_number" not in types
+    casts = ", ".join(f"{_read(c, types[c])} as {c}" for c in SCHEMA)
     lost = ", ".join(
-        f"case when {_quoted(c)} is not null and try_cast({_quoted(c)} as {t}) is null "
-        f"then '{c}: ' || left(cast({_quoted(c)} as varchar), 60) end"
-        for c, t in SCHEMA.items()
+        f"case when {_quoted(c)} is not null and ({_lost(c, types[c])}) "
+        f"then {{'col': '{c}', 'value': left(cast({_quoted(c)} as varchar), 60)}} end"
+        for c in SCHEMA
     )
     con.execute(
-        f"create or replace temp table incoming as select file_row_number + 1 as row, {casts}, "
-        f"[x for x in [{lost}] if x is not null] as uncast from read_parquet(?, file_row_number = true)",
-        [str(path)],
+        f"create or replace temp table incoming as "
+        f"select {'file_row_number + 1' if numbered else 'row_number() over ()'} as row, {casts}, "
+        f"[x for x in [{lost}] if x is not null] as uncast "
+        f"from read_parquet(?, hive_partitioning = false{', file_row_number = true' if numbered else ''})",
+        [file],
     )
     total = con.execute("select count(*) from incoming").fetchone()
     if not total or not total[0]:
         raise LLMValidationError(f"{path.name} has no rows", code="data.empty", next_step="give a file with rows")
     con.execute("create or replace temp table problems(row bigint, col varchar, problem varchar)")
-    for query in _checks():
-        con.execute(f"insert into problems {query}")
-    for query in _conflicts():
-        con.execute(f"insert into problems {query}")
+    # A malformed row must not spoil the others: they are compared only with rows that passed the step before.
+    for step in (_rules(), _repetitions(), _differences(), _conflicts()):
+        con.execute("create or replace temp table sound as from incoming where row not in (select row from problems)")
+        for query in step:
+            con.execute(f"insert into problems {query}")
     added, already = _insert(con)
     problems = con.execute("select distinct row, col, problem from problems order by all").fetchall()
-    names = con.execute("select distinct recording from incoming where recording is not null order by 1").fetchall()
-    con.execute("drop table incoming")
-    con.execute("drop table problems")
+    names = con.execute(
+        "select distinct recording from incoming where row not in (select row from problems where col = 'recording') "
+        "order by 1"
+    ).fetchall()
+    for table in ("incoming", "problems", "sound"):
+        con.execute(f"drop table {table}")
     return Imported(
         file=path.name,
         recordings=tuple(n[0] for n in names),
@@ -137,6 +149,22 @@ def _import(con: duckdb.DuckDBPyConnection, path: Path) -> Imported:
         already=already,
         problems=tuple(RowProblem(file=path.name, row=r, column=c, problem=p) for r, c, p in problems),
     )
+
+
+def _read(column: str, found: str) -> str:
+    """The column's value in its declared type, null where it has none."""
+    name, wanted = _quoted(column), SCHEMA[column]
+    if wanted == "varchar" and found == "BLOB":
+        return f"try(decode({name}))"
+    return f"try_cast({name} as {wanted})"
+
+
+def _lost(column: str, found: str) -> str:
+    """Whether a value that is there cannot be read in the declared type without loss."""
+    unread = f"{_read(column, found)} is null"
+    if SCHEMA[column] == "bigint":
+        return f"{unread} or try_cast({_quoted(column)} as double) <> floor(try_cast({_quoted(column)} as double))"
+    return unread
 
 
 def _check_columns(path: Path, found: Sequence[str]) -> None:
@@ -155,66 +183,98 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _checks() -> list[str]:
-    """Queries for (row, column, problem), one per rule."""
+def _blank(column: str) -> str:
+    return f"regexp_full_match(coalesce({column}, ''), '\\s*') and not {_unread(column)}"
+
+
+def _unread(column: str) -> str:
+    return f"list_contains([u.col for u in uncast], '{column}')"
+
+
+def _rules() -> list[str]:
+    """Queries for (row, column, problem): what can be told from one row."""
     tasks = ", ".join(f"'{t}'" for t in TASKS)
-    rules = [(c, f"trim(coalesce({c}, '')) = ''", "'is missing'") for c in ("item_id", "model", "prompt_style")]
+    rules = [(c, _blank(c), "'is missing'") for c in ("item_id", "model", "prompt_style")]
     rules += [
-        ("recording", "not regexp_full_match(coalesce(recording, ''), '[A-Za-z0-9][A-Za-z0-9._-]{0,99}')",
-         "'is not a name of letters, digits, dot, dash and underscore: ' || coalesce(left(recording, 60), 'missing')"),
-        ("task_type", f"task_type is null or task_type not in ({tasks})",
-         "'is not one of the task types: ' || coalesce(left(task_type, 60), 'missing')"),
-        ("prompt", "prompt is null", "'is missing'"),
-        ("response", "response is null and score is null and not list_contains(uncast, 'score')",
-         "'and score are both missing, so nothing is recorded'"),
-        ("score_kind", "score is not null and trim(coalesce(score_kind, '')) = ''", "'is missing beside a score'"),
+        (
+            "recording",
+            f"not regexp_full_match(coalesce(recording, ''), '{NAME}') and not {_unread('recording')}",
+            "'is no name of letters, digits, dot, dash and underscore: ' || coalesce(left(recording, 60), 'missing')",
+        ),
+        (
+            "task_type",
+            f"(task_type is null or task_type not in ({tasks})) and not {_unread('task_type')}",
+            "'is not one of the task types: ' || coalesce(left(task_type, 60), 'missing')",
+        ),
+        ("prompt", f"prompt is null and not {_unread('prompt')}", "'is missing'"),
+        (
+            "response",
+            f"response is null and score is null and not {_unread('score')} and not {_unread('response')}",
+            "'and score are both missing, so nothing is recorded'",
+        ),
+        ("score_kind", f"score is not null and {_blank('score_kind')}", "'is missing beside a score'"),
         ("score", "isnan(score) or isinf(score)", "'is not finite'"),
-    ]  # fmt: skip
+    ]
     rules += [
         (c, f"{c} < 0 or isnan(cast({c} as double)) or isinf(cast({c} as double))", "'is not a number >= 0'")
         for c in ("prompt_tokens", "completion_tokens", "latency_ms", "cost_usd")
     ]
-    queries = [f"select row, '{column}', {text} from incoming where {when}" for column, when, text in rules]
-    queries.append(
-        "select row, split_part(u, ': ', 1), 'cannot be read: ' || u[len(split_part(u, ': ', 1)) + 3:] "
-        "from (select row, unnest(uncast) as u from incoming)"
-    )
-    queries.append(
-        f"select row, 'item_id', 'repeats row ' || first from "
-        f"(select row, min(row) over (partition by {IDENTITY}) as first from incoming) where row > first"
-    )
-    for column, group in (
-        ("reference", "recording, item_id"),
-        ("task_type", "recording, item_id"),
-        ("prompt", "recording, item_id, prompt_style"),
-    ):
-        queries.append(
-            f"select row, '{column}', 'differs from row ' || start || ' of the same item' from (select row, {column} "
-            f"as mine, first_value({column}) over w as theirs, min(row) over w as start from incoming "
-            f"window w as (partition by {group} order by row rows between unbounded preceding and current row)) "
-            f"where mine is distinct from theirs"
-        )
-    return queries
+    queries = [f"select row, '{column}', {text} from sound where {when}" for column, when, text in rules]
+    return [
+        *queries,
+        "select row, u.col, 'cannot be read: ' || u.value from (select row, unnest(uncast) as u from sound)",
+    ]
+
+
+def _repetitions() -> list[str]:
+    first = f"(select row, min(row) over (partition by {IDENTITY}) as first from sound)"
+    return [f"select row, 'item_id', 'repeats row ' || first from {first} where row > first"]
+
+
+PER_ITEM = (
+    ("reference", "reference", "recording, item_id"),
+    ("task_type", "task", "recording, item_id"),
+    ("prompt", "prompt_hash", "recording, item_id, prompt_style"),
+)
+
+
+def _differences() -> list[str]:
+    """Rows that contradict the first row of their item in the file."""
+    return [
+        f"select row, '{column}', 'differs from row ' || start || ' of the same item' from (select row, {column} "
+        f"as mine, first_value({column}) over w as theirs, min(row) over w as start from sound "
+        f"window w as (partition by {group} order by row rows between unbounded preceding and current row)) "
+        f"where mine is distinct from theirs"
+        for column, _, group in PER_ITEM
+    ]
 
 
 _HASHED = (
     "select row, recording, task_type as task, item_id, sha256(prompt)[:32] as prompt_hash, reference, model, "
     "prompt_style, sha256(response)[:32] as response_hash, score, score_kind, prompt_tokens, completion_tokens, "
-    "latency_ms, cost_usd from incoming where row not in (select row from problems)"
+    "latency_ms, cost_usd from sound"
 )
-_COMPARED = ("prompt_hash", "reference", "response_hash", "score", "score_kind")
+_COMPARED = ("response_hash", "score", "score_kind", "prompt_tokens", "completion_tokens", "latency_ms", "cost_usd")
 
 
 def _conflicts() -> list[str]:
-    """Rows that are in the log already, with other content."""
-    return [
+    """Rows that contradict what the log has: of the same answer, or of the same item."""
+    answers = [
         f"select n.row, '{column.removesuffix('_hash')}', 'differs from the row imported earlier' "
         f"from ({_HASHED}) n join log.recorded o using ({IDENTITY}) where n.{column} is distinct from o.{column}"
         for column in _COMPARED
     ]
+    items = [
+        f"select n.row, '{column}', 'differs from the item imported earlier' from ({_HASHED}) n join "
+        f"(select distinct {group}, {stored} as theirs from log.recorded) o using ({group}) "
+        f"where n.{stored} is distinct from o.theirs"
+        for column, stored, group in PER_ITEM
+    ]
+    return [*answers, *items]
 
 
 def _insert(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    con.execute("create or replace temp table sound as from incoming where row not in (select row from problems)")
     con.execute(f"create or replace temp table good as {_HASHED}")
     same = " and ".join(f"o.{c.strip()} = n.{c.strip()}" for c in IDENTITY.split(","))
     already = con.execute(f"select count(*) from good n where exists (from log.recorded o where {same})").fetchone()
@@ -224,9 +284,8 @@ def _insert(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     ).fetchone()
     con.execute(
         "insert into log.texts select h, any_value(t) from ("
-        "select sha256(prompt)[:32] as h, prompt as t from incoming where row in (select row from good) "
-        "union all select sha256(response)[:32], response from incoming "
-        "where row in (select row from good) and response is not null) "
+        "select sha256(prompt)[:32] as h, prompt as t from sound "
+        "union all select sha256(response)[:32], response from sound where response is not null) "
         "where h not in (select hash from log.texts) group by h"
     )
     con.execute("drop table good")
