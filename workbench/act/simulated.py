@@ -73,7 +73,7 @@ def _refused(name: str, problem: str) -> LLMValidationError:
 
 # Of 200 seeds the one whose shares of right answers on the bundled suites lie nearest to the declared skills:
 # 48 items are few, and a strong model that happens to lose to a medium one would confuse more than it teaches.
-POOL_SEED = 28
+POOL_SEED = 198
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         p.name: p
@@ -166,8 +166,9 @@ class SimulatedModel:
         p = self.profile
         if self._draw("no_answer", about) < p.no_answer:
             return "I am not able to tell from what is given."
-        # On a shared item every model of the source uses one and the same draw; each keeps its own skill.
-        shared = self._draw("shared", about) < p.shared
+        # On a shared item every model of the source uses one and the same draw; each keeps its own skill. Which
+        # items are shared is one draw too: what a model shares, the models that share more share with it.
+        shared = self._draw("shared", about, shared=True) < p.shared
         luck = self._draw("luck", about, shared=shared)
         skill = p.skill.get(item.task, p.skill.get("general", 0.5))
         if luck * (1 - p.no_answer) < skill and item.reference is not None:

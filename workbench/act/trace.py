@@ -59,6 +59,8 @@ def span(
         yield here
     except BaseException as error:
         here.failure = failure_of(error)
+        if isinstance(error, LLMError) and error.trace_id is None:
+            error.trace_id = here.trace_id
         raise
     finally:
         _current.reset(token)

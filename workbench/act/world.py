@@ -60,36 +60,39 @@ class World:
 
 
 class VirtualClock:
-    """A clock that jumps to the next wake-up when every task of the loop sleeps."""
-
-    # Passes of the event loop that the first sleeper lets go by before time moves: what could run has run then.
-    IDLE_PASSES = 5
+    """A clock that jumps to the next wake-up when no task of the loop has anything left to do now."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self._due: list[tuple[float, int]] = []
+        self._due: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = 0
-        self._idle = 0
+        self._ticking: asyncio.AbstractEventLoop | None = None
 
     async def sleep(self, seconds: float) -> None:
         """Return when the clock has reached now + `seconds`; sleepers wake in order of time, then of arrival."""
+        if not seconds > 0:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
         self._count += 1
-        mine = (self.now_s + max(0.0, seconds), self._count)
-        heapq.heappush(self._due, mine)
-        self._idle = 0
-        try:
-            while True:
-                await asyncio.sleep(0)
-                if self._due[0] != mine:
-                    continue
-                self._idle += 1
-                if self._idle > self.IDLE_PASSES:
-                    self.now_s = max(self.now_s, mine[0])
-                    return
-        finally:
-            self._due.remove(mine)
-            heapq.heapify(self._due)
-            self._idle = 0
+        heapq.heappush(self._due, (self.now_s + seconds, self._count, woken))
+        if self._ticking is not loop:
+            self._ticking = loop
+            loop.call_soon(self._tick, loop)
+        await woken
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        # asyncio has no public word for "idle": its queue of callbacks is empty but for this one.
+        if not getattr(loop, "_ready", ()):
+            while self._due and self._due[0][2].done():  # cancelled sleepers
+                heapq.heappop(self._due)
+            if not self._due:
+                self._ticking = None
+                return
+            self.now_s, _, woken = heapq.heappop(self._due)
+            woken.set_result(None)
+        loop.call_soon(self._tick, loop)
 
 
 class MemorySink:

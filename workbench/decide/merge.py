@@ -211,7 +211,7 @@ def quality_weights(parts: Sequence[ModelContribution]) -> list[float]:
     mean = total / rated if rated else 1.0
     weights = [c.weight * (mean if c.quality is None else c.quality) for c in parts]
     heard = any(w > 0 for w, c in zip(weights, parts, strict=True) if c.votes)
-    return weights if heard else one_each(parts)
+    return weights if heard else [c.weight for c in parts]
 
 
 def by_support(name: str, parts: Sequence[ModelContribution], weights: Sequence[float]) -> EnsembleResponse:
@@ -230,8 +230,9 @@ def conclude(
     answer = tied[0] if tied else None
     agreement = support.get(answer, 0) / sum(support.values()) if answer is not None else 0.0
     asked = heard = 0.0
+    top = max(weights) or 1.0  # sums of huge weights would overflow
     for c, w in zip(parts, weights, strict=True):
-        asked, heard = asked + w, heard + (w if c.votes else 0.0)
+        asked, heard = asked + w / top, heard + (w / top if c.votes else 0.0)
     order = sorted(zip(parts, weights, strict=True), key=lambda p: (-p[1], -_rank(p[0]), p[0].model))
     text = next((c.response.text for c, _ in order if c.response and c.votes and c.answer == answer), "")
     return EnsembleResponse(

@@ -186,7 +186,8 @@ def _heard(weights: Floats, voting: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Weight of the voters and of all members; added one by one, in the order of merge.py."""
     n, m = voting.shape
     asked, heard = np.zeros(n), np.zeros(n)
-    every = np.broadcast_to(weights, (n, m))
+    top = weights.max(axis=1, keepdims=True)
+    every = np.broadcast_to(weights / np.where(top > 0, top, 1.0), (n, m))
     for j in range(m):
         asked = asked + every[:, j]
         heard = heard + np.where(voting[:, j], every[:, j], 0.0)

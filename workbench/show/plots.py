@@ -215,7 +215,7 @@ def _finish(figure: go.Figure, *, title: str, x: str, caption: str, rows: int) -
         margin={"l": 200, "r": 30, "t": 80, "b": 60},
         legend={"orientation": "h", "yanchor": "top", "y": -0.12 - 0.9 / (rows + 4), "x": 0, "xanchor": "left"},
     )
-    return figure.update_xaxes(title_text=x)
+    return figure.update_xaxes(title_text=plain(x))
 
 
 def _caption(found: Compared) -> str:

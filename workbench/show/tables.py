@@ -25,7 +25,7 @@ class Table:
 
     def text(self) -> str:
         """The table in monospaced text."""
-        cells = [self.columns, *(tuple(visible(c) for c in row) for row in self.rows)]
+        cells = [tuple(inline(c) for c in row) for row in (self.columns, *self.rows)]
         widths = [max(_width(row[j]) for row in cells) for j in range(len(self.columns))]
         lines = [
             "  ".join(_pad(cell, widths[j], right=self.columns[j] in self.numeric) for j, cell in enumerate(row))
@@ -33,7 +33,7 @@ class Table:
         ]
         rule = "  ".join("-" * w for w in widths)
         body = [line.rstrip() for line in (lines[0], rule, *lines[1:])]
-        return "\n".join([visible(self.caption), *body, *(visible(n) for n in self.notes)])
+        return "\n".join([inline(self.caption), *body, *(inline(n) for n in self.notes)])
 
     def html(self) -> str:
         """The table as HTML without scripts."""
@@ -63,7 +63,7 @@ class Words:
     sentences: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return "\n".join(f"- {visible(s)}" for s in self.sentences)
+        return "\n".join(f"- {inline(s)}" for s in self.sentences)
 
     def _repr_html_(self) -> str:
         return "<ul>" + "".join(f'<li style="{WORDS}">{escape(s)}</li>' for s in self.sentences) + "</ul>"
@@ -103,6 +103,11 @@ def visible(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c) for c in text)
 
 
+def inline(text: str) -> str:
+    """The text on one line: line breaks and tabs are shown as escapes too, so that no cell can forge a row."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _escaped(c: str) -> str:
     return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
 
@@ -113,7 +118,8 @@ def escape(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def _pad(text: str, width: int, *, right: bool) -> str:
