@@ -17,17 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import facts
+from workbench.canonical import canonical_json, clean_text, text_hash
 from workbench.errors import LLMError
-from workbench.facts import (
-    EnsembleResponse,
-    Failure,
-    Message,
-    ModelContribution,
-    Request,
-    canonical_json,
-    clean_text,
-    text_hash,
-)
+from workbench.facts import EnsembleResponse, Failure, Message, ModelContribution, Request
 
 ROOT = Path(__file__).parents[1]
 VALUES = [v for v in vars(facts).values() if inspect.isclass(v) and dataclasses.is_dataclass(v)]

@@ -193,7 +193,8 @@ def test_every_recording_is_compared_or_refused_with_a_way_on(cli: Any, recordin
         assert "--score-kind" in run["next_step"]
         with duckdb.connect() as con:
             (kind,) = con.execute(
-                "select score_kind from read_parquet(?) where score is not null group by 1 order by count(*) desc limit 1",
+                "select score_kind from read_parquet(?) where score is not null group by 1 "
+                "order by count(*) desc limit 1",
                 [str(recordings / f"{name}.parquet")],
             ).fetchone()  # type: ignore[misc]
         assert kind in run["message"]
@@ -214,7 +215,8 @@ def test_every_recording_is_compared_or_refused_with_a_way_on(cli: Any, recordin
     # The mean of the source's scores over the items that all models share, by DuckDB alone.
     query = (
         "with t as (from read_parquet($file) where score is not null and score_kind = $kind), "
-        "shared as (select item_id from t group by 1 having count(*) = (select count(distinct (model, prompt_style)) from t)) "
+        "shared as (select item_id from t group by 1 "
+        "having count(*) = (select count(distinct (model, prompt_style)) from t)) "
         "select model, prompt_style, avg(score), count(*) from t where item_id in (from shared) group by 1, 2"
     )
     with duckdb.connect() as con:

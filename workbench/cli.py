@@ -3,8 +3,8 @@
 With --json one JSON document goes to stdout and everything else to stderr. Exit codes:
 
     0    done (whatever the verdict of a comparison)
-    1    it failed: storage, a run, a query of the log
-    2    the request cannot be understood or met: options, names, data (nothing was changed)
+    1    it failed: storage, a run, a report
+    2    the request cannot be understood or met: options, names, data, a query (nothing was changed)
     3    imported, but malformed rows were left out (each is named)
     4    replay found decisions that came out differently
     130  interrupted
@@ -77,7 +77,7 @@ def import_(
     """Import recordings; the same file again adds nothing, malformed rows are named and left out."""
     as_json = _json(context, as_json)
     with _open(context, log) as wb:
-        done = [wb.import_file(file) for file in files]
+        done = wb.import_files(files)
     problems = [p for d in done for p in d.problems]
     for problem in problems:
         _say(str(problem))
@@ -337,7 +337,7 @@ def _out(document: Any, text: str, as_json: bool) -> None:
     from workbench.show.tables import visible
 
     if as_json:
-        typer.echo(json.dumps(_finite(document), default=str, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(_finite(document), default=str, allow_nan=False))
     elif text:
         typer.echo(visible(text))
 

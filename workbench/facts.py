@@ -1,8 +1,7 @@
 """Frozen values and protocols that cross rooms.
 
-Everything the workbench knows about a call, a merge or a run is one of these values: made once, never
-changed, written to the log as it is. A protocol has one method where it can; its docstring is the contract
-that the suites in `tests/contracts/` check on every implementation.
+What the workbench knows about a call, a merge or a run is one of these values: made once, never changed, written
+to the log as it is. A protocol's docstring is the contract that `tests/contracts/` checks on implementations.
 
 Units are in the names: `_ms` milliseconds, `_s` seconds, `_usd` US dollars, `_unix_ns` nanoseconds since 1970.
 """
@@ -10,46 +9,17 @@ Units are in the names: `_ms` milliseconds, `_s` seconds, `_usd` US dollars, `_u
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from workbench.canonical import canonical_json, clean_text
 from workbench.errors import LLMValidationError
 
 Source = Literal["live", "recorded", "simulated", "cache"]
 Status = Literal["kept", "filtered", "failed", "late"]
 TASKS = ("summarization", "translation", "question_answering", "code_generation", "reasoning", "general")
-
-
-def clean_text(text: str) -> str:
-    """The text with lone surrogates replaced by U+FFFD, so that it can be hashed, stored and sent."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def text_hash(text: str) -> str:
-    """Content address of a text: the first 32 hexadecimal digits of the SHA-256 of its UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal strings in every process."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain_scalar
-    )
-
-
-def plain_scalar(value: Any) -> Any:
-    """A numpy scalar as the Python number it stands for; TypeError for anything else JSON has no form for."""
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", 0) == 0:
-        return item()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +88,7 @@ class Response:
     """What a model answered.
 
     latency_ms, ttft_ms: of the model itself; None when its source does not tell (most recordings).
-    cost_usd: None when the price is unknown, never 0 for lack of knowledge.
+    cost_usd: None when the price is unknown.
     """
 
     request_key: str
@@ -370,8 +340,7 @@ class Recorded:
 class Model(Protocol):
     """Something that answers requests.
 
-    `complete` is called concurrently, possibly many times for one request. It raises LLMError only, never
-    returns an answer it cannot vouch for, and lets CancelledError pass.
+    `complete` is called concurrently, also for equal requests. It raises LLMError only; CancelledError passes.
     """
 
     @property
@@ -386,8 +355,8 @@ class Model(Protocol):
 class Merge(Protocol):
     """A pure policy that makes one answer of many.
 
-    It ignores the order of contributions, returns the answer when all agree, ignores a zero weight, never
-    lets a winner lose because a supporter's weight grew, and refuses an empty input by name.
+    It ignores the order of contributions and zero weights, returns the answer when all agree, never lets a winner
+    lose because a supporter's weight grew, and refuses an empty input by name.
     """
 
     @property
@@ -423,7 +392,3 @@ class BudgetLedger(Protocol):
 
     def settle(self, key: str, reserved: int, actual: int) -> None:
         """Replace a reservation by what was spent."""
-
-
-Executor = Callable[[Request], Any]
-Rows = Iterable[Mapping[str, Any]]

@@ -10,9 +10,10 @@ import pytest
 from workbench.act.journal import decide, encode
 from workbench.act.trace import span
 from workbench.act.world import World
+from workbench.canonical import canonical_json
 from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, policy
 from workbench.errors import LLMOrchestratorError, LLMValidationError
-from workbench.facts import Decision, Failure, ModelContribution, Response, canonical_json
+from workbench.facts import Decision, Failure, ModelContribution, Response
 
 FAILURE = Failure(kind="LLMProviderError", code="provider.server", message="503")
 

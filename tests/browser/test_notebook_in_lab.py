@@ -66,7 +66,9 @@ def lab(chromium: str, tmp_path: Path) -> Iterator[Lab]:
         "--IdentityProvider.token=", "--allow-root", f"--ServerApp.root_dir={work}",
     ]  # fmt: skip
     with (tmp_path / "lab.log").open("wb") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
         try:
             wait_for(f"{url}/api", server, tmp_path / "lab.log")
             yield Lab(url, work)
@@ -122,7 +124,9 @@ def test_the_headline_notebook_runs_in_jupyterlab(lab: Lab, chromium: str):
 
         assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count() == 0
         assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
-        page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0", timeout=30_000)
+        page.wait_for_function(
+            "() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0", timeout=30_000
+        )
         assert page.locator(".js-plotly-plot").count() == 2
         for k in range(2):
             assert page.locator(".js-plotly-plot").nth(k).locator(".scatterlayer .point").count() > 0
@@ -135,7 +139,9 @@ def test_the_headline_notebook_runs_in_jupyterlab(lab: Lab, chromium: str):
         assert [row[0] for row in rows] == ["majority_voting", "weighted_consensus", "best_of_n"]
         assert {row[header.index("verdict")] for row in rows} <= {"better", "worse", "cannot tell"}
         assert verdicts.is_visible()
-        assert [url for url in requests if not url.startswith((lab.url, lab.url.replace("http", "ws"), "data:", "blob:"))] == []
+        assert [
+            url for url in requests if not url.startswith((lab.url, lab.url.replace("http", "ws"), "data:", "blob:"))
+        ] == []
         assert errors == []
 
         page.keyboard.press("Control+s")

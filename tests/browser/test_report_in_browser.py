@@ -108,7 +108,9 @@ def test_sec_xss_hostile_data_do_nothing_in_a_browser(browser: Any, tmp_path: Pa
     from workbench.show.plots import plain
     from workbench.show.tables import Shown, Table
 
-    figure = go.Figure(go.Scatter(x=[1], y=[1], text=[plain(HOSTILE)], mode="text"), {"title": {"text": plain(HOSTILE)}})
+    figure = go.Figure(
+        go.Scatter(x=[1], y=[1], text=[plain(HOSTILE)], mode="text"), {"title": {"text": plain(HOSTILE)}}
+    )
     table = Shown(Table(caption=HOSTILE, columns=("a",), rows=((HOSTILE,),)))
     outputs = [
         nbformat.v4.new_output("display_data", data={PLOTLY: json.loads(figure.to_json())}),

@@ -23,6 +23,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from workbench.canonical import text_hash
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import (
     Call,
@@ -40,7 +41,6 @@ from workbench.facts import (
     Score,
     Span,
     Usage,
-    text_hash,
 )
 from workbench.record.log import Log
 

@@ -13,10 +13,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from workbench.canonical import text_hash
 from workbench.errors import LLMValidationError
-from workbench.facts import Call, Recorded, Request, Response, text_hash
+from workbench.facts import Call, Recorded, Request, Response
 from workbench.record.log import Log
-from workbench.record.transfer import SCHEMA, Imported, Recordings, import_file
+from workbench.record.transfer import SCHEMA, Imported, Recordings, import_files
 
 Row = dict[str, Any]
 
@@ -25,6 +26,11 @@ GOOD: Row = {
     "model": "m1", "prompt_style": "default", "response": "It is 4.", "score": 1.0, "score_kind": "correct",
     "prompt_tokens": 5, "completion_tokens": 4, "latency_ms": 120.5, "cost_usd": 0.002,
 }  # fmt: skip
+
+
+def import_file(log: Log, file: Path) -> Imported:
+    """One file imported alone."""
+    return import_files(log, [file])[0]
 
 
 def row(**changes: Any) -> Row:

@@ -195,7 +195,11 @@ def test_every_call_and_the_merge_are_in_the_log(log_folder: Path):
     asked(ensemble(log_folder, dict(zip(NAMES, (8, 24, 24), strict=True)), WEIGHTS))
     with Workbench.open(log_folder) as wb:
         calls = wb.sql("select model, source, ok from calls order by model")
-        assert calls.values.tolist() == [["claude3", "live", True], ["gemini-pro", "live", True], ["gpt4", "live", True]]
+        assert calls.values.tolist() == [
+            ["claude3", "live", True],
+            ["gemini-pro", "live", True],
+            ["gpt4", "live", True],
+        ]
         merges = wb.sql("select strategy, answer, params->'weights'->>'gpt4' as w from merges")
         assert merges.values.tolist() == [["weighted_consensus", "24", "0.4"]]
         spans = wb.sql("select count(distinct trace_id) as traces, count(*) as n from spans")

@@ -257,7 +257,9 @@ def test_sec_xss_hostile_answers_are_inert_in_frames_of_the_log(wb: Workbench):
 
 def test_sec_ansi_hostile_names_do_not_reach_the_terminal(wb: Workbench):
     """Escape sequences of names are shown as escapes in the text forms."""
-    run = run_suite(wb, text_suite("esc\x1b]0;title\x07", ["yes"] * 2), [Says("a\x1b[2J", "yes"), Says("b", "no")], "ansi")
+    run = run_suite(
+        wb, text_suite("esc\x1b]0;title\x07", ["yes"] * 2), [Says("a\x1b[2J", "yes"), Says("b", "no")], "ansi"
+    )
     shown = repr(run) + repr(run.compare())
     assert "\x1b" not in shown
     assert "\x07" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,9 @@ def write_recording(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """A Parquet file of the recordings' schema; columns that a row leaves out are null."""
     with duckdb.connect() as con:
         con.execute(f"create table t({', '.join(f'{c} {t}' for c, t in SCHEMA.items())})")
-        con.executemany(f"insert into t values ({', '.join('?' * len(SCHEMA))})", [[r.get(c) for c in SCHEMA] for r in rows])
+        con.executemany(
+            f"insert into t values ({', '.join('?' * len(SCHEMA))})", [[r.get(c) for c in SCHEMA] for r in rows]
+        )
         con.execute(f"copy t to '{path}' (format parquet)")
     return path
 
@@ -52,10 +55,19 @@ def maths(path: Path) -> Path:
     return write_recording(path, rows)
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with the recording, made once."""
+    folder = tmp_path_factory.mktemp("workbench")
+    with Workbench.open(folder / "log") as opened:
+        opened.import_file(maths(folder / "maths.parquet"))
+    return folder / "log"
+
+
 @pytest.fixture
-def wb(tmp_path: Path) -> Iterator[Workbench]:
-    with Workbench.open(tmp_path / "log") as opened:
-        opened.import_file(maths(tmp_path / "maths.parquet"))
+def wb(tmp_path: Path, template: Path) -> Iterator[Workbench]:
+    """A workbench on a copy of that log."""
+    with Workbench.open(shutil.copytree(template, tmp_path / "log")) as opened:
         yield opened
 
 
@@ -175,7 +187,9 @@ class Parrot:
 def test_profiles_model_objects_and_functions_answer_like_models(wb: Workbench):
     """Each is a member under its own name, and the log tells live from simulated and recorded answers."""
     always = Profile(name="always", skill={"reasoning": 1.0}, shared=0.0, no_answer=0.0)
-    run = wb.run_sync("maths", models=["a", always, Parrot(), FunctionModel("mine:seven", lambda prompt: "It is 7.\nA: 7")])
+    run = wb.run_sync(
+        "maths", models=["a", always, Parrot(), FunctionModel("mine:seven", lambda prompt: "It is 7.\nA: 7")]
+    )
     frame = wb.sql("select model, any_value(source) as source, count(*) as n from calls group by 1 order by 1")
     assert frame.values.tolist() == [
         ["a", "recorded", 4],

@@ -69,9 +69,13 @@ def test_score_values_are_models_and_merges_with_their_intervals(found: Compared
     best = found.best_single["score"]
     assert [m.label for m in marks] == [s.model for s in found.singles] + [s.strategy for s in found.strategies]
     for mark, single in zip(marks, found.singles, strict=False):
-        assert (mark.value, mark.low, mark.high) == pytest.approx((single.score, single.ci_low, single.ci_high), abs=1e-6)
+        assert (mark.value, mark.low, mark.high) == pytest.approx(
+            (single.score, single.ci_low, single.ci_high), abs=1e-6
+        )
     for mark, s in zip(marks[len(found.singles) :], found.strategies, strict=True):
-        assert (mark.value, mark.low, mark.high) == pytest.approx((s.score, best + s.ci_low, best + s.ci_high), abs=1e-6)
+        assert (mark.value, mark.low, mark.high) == pytest.approx(
+            (s.score, best + s.ci_low, best + s.ci_high), abs=1e-6
+        )
 
 
 def test_cost_values_are_those_of_the_log(run: Run, found: Compared):
@@ -239,7 +243,9 @@ def test_sec_xss_markup_in_names_is_text_in_figures(run: Run, found: Compared):
     given = evil(found, name=HOSTILE, source=HOSTILE)
     spent = {HOSTILE: replace(next(iter(run.spent.values())), model=HOSTILE, source=HOSTILE)}
     for figure in (show.plot_deltas(given), show.plot_scores(given), show.plot_cost(given, spent)):
-        strings = list(texts(json.loads(figure.to_json())["data"])) + list(texts(json.loads(figure.to_json())["layout"]))
+        strings = list(texts(json.loads(figure.to_json())["data"])) + list(
+            texts(json.loads(figure.to_json())["layout"])
+        )
         assert [s for s in strings if "<script" in s or "<a " in s] == []
         assert any("&lt;script&gt;" in s for s in strings)
 

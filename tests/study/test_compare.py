@@ -163,7 +163,12 @@ def test_a_clear_difference_is_better_or_worse_in_both_forms():
     # Each of 30 items is missed by exactly one of three models: each is right on 20, the vote always.
     apart = [["2" if k % 3 == m else "1" for m in range(3)] for k in range(30)]
     better = compare(table(apart, references=["1"] * 30), [MajorityVoting()]).strategies[0]
-    assert (better.score, better.verdict, better.split_verdict, better.conclusion) == (1.0, "better", "better", "better")
+    assert (better.score, better.verdict, better.split_verdict, better.conclusion) == (
+        1.0,
+        "better",
+        "better",
+        "better",
+    )
     together = [["1", "2", "2"] if k % 2 else ["1", "1", "1"] for k in range(40)]
     worse = compare(table(together, references=["1"] * 40), [MajorityVoting()]).strategies[0]
     assert (worse.delta, worse.verdict, worse.split_verdict, worse.conclusion) == (-0.5, "worse", "worse", "worse")

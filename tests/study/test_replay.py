@@ -156,9 +156,8 @@ def test_a_logged_output_that_was_changed_is_found(log: Log, folder: Path):
     tamper(folder, """update log.decisions set output = replace(output, '"answer":"2"', '"answer":"9"')""")
     found = drift(log, "r")
     assert (found.merges_drifted, found.answers_drifted) == (1, 0)
-    assert (found.examples[0]["item_id"], found.examples[0]["logged"]["answer"], found.examples[0]["now"]["answer"]) == (
-        "i1", "9", "2",
-    )  # fmt: skip
+    example = found.examples[0]
+    assert (example["item_id"], example["logged"]["answer"], example["now"]["answer"]) == ("i1", "9", "2")
 
 
 def test_a_stored_response_that_was_changed_is_found(log: Log, folder: Path):
@@ -193,6 +192,18 @@ def test_a_logged_decision_that_was_removed_is_found(log: Log, folder: Path):
     run(log, MajorityVoting())
     tamper(folder, "delete from log.decisions where item_id = 'i1'")
     assert drift(log, "r").drifts == 1
+
+
+def test_long_answers_are_decided_again(log: Log):
+    """Twenty members with code of 20 000 characters each: what a decision looked at is in the log whole."""
+    item = Item(item_id="i0", task="code_generation", prompt="?", reference=None, metadata={"answer_kind": "text"})
+    suite = Suite(name="long", kind="suite", items=(item,), extracted=False)
+    members = tuple(Member(name=f"m{k}", model=Script(f"test:m{k}", {"i0": f"x{k} " * 6000})) for k in range(20))
+    spec = spec_of(suite, MajorityVoting())
+    plan = Plan(run_id="r", suite=suite, members=members, merge=MajorityVoting(), source="live", spec=spec)
+    asyncio.run(execute(World.real(log), plan))
+    found = drift(log, "r")
+    assert (found.merges, found.answers, found.drifts) == (1, 20, 0)
 
 
 def test_at_most_ten_examples_are_kept(log: Log, folder: Path):

@@ -38,15 +38,15 @@ def test_a_notebook_is_executed_with_its_parameters(tmp_path: Path):
         "import os, ipywidgets\nprint(who * times, os.getcwd())\nipywidgets.IntSlider()",
     )
     target = tmp_path / "deep" / "out.ipynb"
-    assert run_notebook(source, target, {"who": "it's \"me\"\n", "times": 2}) == target
+    assert run_notebook(source, target, {"who": 'it\'s "me"\n', "times": 2}) == target
     (printed,) = [o for o in outputs(target) if o["output_type"] == "stream"]
-    assert "".join(printed["text"]) == "it's \"me\"\nit's \"me\"\n " + str(target.parent) + "\n"
+    assert "".join(printed["text"]) == 'it\'s "me"\nit\'s "me"\n ' + str(target.parent) + "\n"
     assert "widgets" not in json.loads(target.read_text())["metadata"]
 
 
 @pytest.mark.slow
 def test_nb_failing_cell_is_named_and_keeps_its_traceback(tmp_path: Path):
-    """run.failed tells the notebook's cell and the error; the output has the traceback, and cells after it did not run."""
+    """run.failed tells the cell and the error; the output has the traceback, and cells after it did not run."""
     source = notebook(tmp_path / "source.ipynb", "x = 1", "print('before')", "1 / 0", "print('after')")
     target = tmp_path / "out.ipynb"
     with pytest.raises(LLMError) as caught:

@@ -132,7 +132,13 @@ def test_a_run_has_a_start_and_an_end(log: Log):
     """The run's row knows name, source, members, plan, status, item count and that it ended after it began."""
     run(log, plan_of(suite(["1", "2", "3"]), MEMBERS, MajorityVoting(threshold=0.0)))
     (row,) = log.records("select * from runs")
-    assert (row["run_id"], row["name"], row["source"], row["status"], row["items"]) == ("r", "tiny", "live", "finished", 3)
+    assert (row["run_id"], row["name"], row["source"], row["status"], row["items"]) == (
+        "r",
+        "tiny",
+        "live",
+        "finished",
+        3,
+    )
     assert json.loads(row["models"]) == ["a", "b", "c"]
     assert json.loads(row["spec"])["merge"] == {"policy": "majority_voting", "params": {"threshold": 0.0}}
     assert row["end_unix_ns"] >= row["start_unix_ns"]
@@ -253,7 +259,9 @@ def test_a_reference_does_not_reach_the_decision_of_its_own_item(log: Log, merge
     members = (says("a", "1", "2", "3", "9"), says("b", "5", "2", "3", "4"), says("c", "5", "7", "3", "4"))
     for run_id, reference in (("right_a", "1"), ("right_bc", "5"), ("right_none", "77")):
         run(log, plan_of(suite([reference, "2", "3", "4"]), members, merge, run_id))
-    assert decision_of(log, "right_a", "i0") == decision_of(log, "right_bc", "i0") == decision_of(log, "right_none", "i0")
+    assert (
+        decision_of(log, "right_a", "i0") == decision_of(log, "right_bc", "i0") == decision_of(log, "right_none", "i0")
+    )
     # The other items do see it: their qualities differ.
     assert decision_of(log, "right_a", "i1")[0] != decision_of(log, "right_bc", "i1")[0]
 

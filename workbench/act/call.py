@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from workbench.act.trace import failure_of, span
 from workbench.act.world import World
+from workbench.canonical import clean_text
 from workbench.errors import LLMError, LLMProviderError
-from workbench.facts import Call, Failure, Model, Request, Response, clean_text
+from workbench.facts import Call, Failure, Model, Request, Response
 
 
 async def ask(world: World, model: Model, request: Request, *, member: str | None = None) -> Response | Failure:

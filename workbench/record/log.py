@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from workbench.canonical import clean_text
 from workbench.errors import LLMError, LLMValidationError
-from workbench.facts import Fact, clean_text
+from workbench.facts import Fact
 from workbench.record.lock import locked, try_lock
 from workbench.record.rows import rows_of
 from workbench.record.schema import COLUMNS, KEYS, MIGRATIONS, VERSION

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from workbench.canonical import canonical_json, clean_text, plain_scalar, text_hash
 from workbench.facts import (
     Call,
     Contribution,
@@ -19,10 +20,6 @@ from workbench.facts import (
     RunStarted,
     Score,
     Span,
-    canonical_json,
-    clean_text,
-    plain_scalar,
-    text_hash,
 )
 
 Row = list[Any]

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.canonical import clean_text, plain_scalar
 from workbench.errors import LLMError
-from workbench.facts import clean_text, plain_scalar
 from workbench.record.lock import try_lock
 
 Durability = Literal["process", "disk"]

@@ -71,28 +71,31 @@ class Imported:
         return len({p.row for p in self.problems})
 
 
-def import_file(log: Log, file: str | os.PathLike[str]) -> Imported:
-    """Read a Parquet file of the recordings' schema into the log.
+def import_files(log: Log, files: Sequence[str | os.PathLike[str]]) -> list[Imported]:
+    """Read Parquet files of the recordings' schema into the log: all of them, or none when one is refused.
 
     Raises LLMValidationError: data.file (absent, or not Parquet), data.schema (a column is missing), data.empty.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise LLMValidationError(
-            f"there is no file {path}", code="data.file", next_step="give the path of a Parquet recording"
-        )
     with log._connection() as con:
         con.begin()
         try:
-            done = _import(con, path)
+            done = [_import_file(con, Path(file)) for file in files]
             con.commit()
-        except duckdb.Error as error:
-            con.rollback()
-            raise _unreadable(path, error) from error
         except BaseException:
             con.rollback()
             raise
     return done
+
+
+def _import_file(con: duckdb.DuckDBPyConnection, path: Path) -> Imported:
+    if not path.is_file():
+        raise LLMValidationError(
+            f"there is no file {path}", code="data.file", next_step="give the path of a Parquet recording"
+        )
+    try:
+        return _import(con, path)
+    except duckdb.Error as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: duckdb.Error) -> LLMError:

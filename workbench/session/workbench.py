@@ -17,7 +17,7 @@ from workbench.errors import LLMRouterError, LLMValidationError
 from workbench.facts import Merge, Recorded
 from workbench.record.log import Log
 from workbench.record.spool import Durability
-from workbench.record.transfer import Imported, Recordings, import_file
+from workbench.record.transfer import Imported, Recordings, import_files
 from workbench.session.bridge import run_sync
 from workbench.session.places import default_log, suites
 from workbench.session.resolve import Named, members_of
@@ -75,7 +75,11 @@ class Workbench:
 
     def import_file(self, file: str | os.PathLike[str]) -> Imported:
         """Import a Parquet recording; malformed rows are named in the result, good ones kept."""
-        return import_file(self.log, file)
+        return self.import_files([file])[0]
+
+    def import_files(self, files: Sequence[str | os.PathLike[str]]) -> list[Imported]:
+        """Import several recordings: all of them, or none when one cannot be read at all."""
+        return import_files(self.log, files)
 
     def recordings(self) -> Sequence[Mapping[str, Any]]:
         """The imported recordings with their models and prompt styles."""
