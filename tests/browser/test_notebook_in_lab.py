@@ -62,7 +62,8 @@ def lab(chromium: str, tmp_path: Path) -> Iterator[Lab]:
         "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "IPYTHONDIR": str(tmp_path / "ipython"),
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0",
         "--IdentityProvider.token=", "--allow-root", f"--ServerApp.root_dir={work}",
     ]  # fmt: skip
     with (tmp_path / "lab.log").open("wb") as out:

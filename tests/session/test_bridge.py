@@ -128,7 +128,7 @@ INTERRUPTED = """
 
 @pytest.mark.parametrize("where", ["script", "cell"])
 def test_nb_interrupt_cancels_the_work(tmp_path: Path, where: str):
-    """An interrupt is a KeyboardInterrupt after the open call was cancelled, has ended and is logged; nothing goes on."""
+    """An interrupt is a KeyboardInterrupt once the open call was cancelled, has ended and is logged."""
     file = tmp_path / "interrupted.py"
     file.write_text(textwrap.dedent(INTERRUPTED), encoding="utf-8")
     done = subprocess.run(

@@ -83,7 +83,8 @@ def test_a_failing_model_is_a_contribution_that_failed(log_folder: Path):
     status = {c.model: (c.status, c.failure.code if c.failure else None) for c in merged.contributions}
     assert merged.answer == "24"
     assert status == {
-        "gpt4": ("failed", "provider.server"), "claude3": ("kept", None), "gemini-pro": ("failed", "provider.unexpected"),
+        "gpt4": ("failed", "provider.server"), "claude3": ("kept", None),
+        "gemini-pro": ("failed", "provider.unexpected"),
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_the_bundled_suites_are_found_by_name(tmp_path: Path, monkeypatch: pytes
 def test_an_installed_package_uses_its_own_data_and_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Without a checkout around it the package reads `_data` and `_notebooks` inside itself and writes where one works."""
+    """Without a checkout around it the package reads `_data` and `_notebooks` in itself and writes where one works."""
     package = tmp_path / "site-packages" / "workbench"
     for folder in ("_data/suites", "_notebooks"):
         (package / folder).mkdir(parents=True)

@@ -169,7 +169,7 @@ def test_a_name_that_cannot_be_met_is_refused_with_the_choices(
 
 def test_an_unknown_suite_is_refused_with_the_choices(wb: Workbench):
     """Recordings and bundled suites are listed, and the closest is proposed."""
-    with pytest.raises(LLMRouterError, match="maths.*question_answering") as caught:
+    with pytest.raises(LLMRouterError, match=r"maths.*question_answering") as caught:
         wb.run_sync("math")
     assert (caught.value.code, caught.value.next_step) == ("router.unknown_suite", "did you mean 'maths'?")
 

@@ -92,7 +92,7 @@ def tamper(folder: Path, sql: str) -> None:
     ids=["majority", "with a threshold", "quality weights", "weights", "best of n"],
 )
 def test_a_clean_run_does_not_drift(log: Log, merge: Merge):
-    """Five merges and the eleven answers of calls that were answered come out as they are logged, failures and ties included."""
+    """Five merges and eleven answers come out as they are logged, failures and ties included."""
     run(log, merge)
     found = drift(log, "r")
     assert (found.merges, found.merges_drifted, found.answers, found.answers_drifted) == (5, 0, 11, 0)

@@ -213,7 +213,7 @@ def _finish(figure: go.Figure, *, title: str, x: str, caption: str, rows: int) -
         template="plotly_white",
         height=210 + 34 * rows,
         margin={"l": 200, "r": 30, "t": 80, "b": 60},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.12 - 0.9 / (rows + 4), "x": 0, "xanchor": "left"},
+        legend={"orientation": "h", "yanchor": "top", "y": _r(-0.12 - 0.9 / (rows + 4)), "x": 0, "xanchor": "left"},
     )
     return figure.update_xaxes(title_text=plain(x))
 
