@@ -636,7 +636,7 @@ def test_st_kill9_during_an_upgrade_leaves_the_former_version(log: Log, folder: 
     assert counted(log) == (1, 1)
     process = child(
         """
-        from workbench.record import log as module
+        from workbench.record import migrations as module
         module.MIGRATIONS += ("create table log.big as select i, i::varchar as t from range(20_000_000) r(i);",)
         module.VERSION += 1
         say("begins")

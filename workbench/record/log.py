@@ -8,11 +8,9 @@ Files in the folder that are not ours are left alone.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,15 +21,16 @@ import duckdb
 from workbench.canonical import clean_text
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import Fact
-from workbench.record.lock import locked, try_lock
+from workbench.record.ingest import ingest_file
+from workbench.record.lock import locked
+from workbench.record.migrations import migrate
 from workbench.record.rows import rows_of
-from workbench.record.schema import COLUMNS, KEYS, MIGRATIONS, VERSION
-from workbench.record.spool import Durability, SpoolFile, SpoolWriter, encode, read_spool, storage_error
+from workbench.record.schema import COLUMNS
+from workbench.record.spool import Durability, SpoolWriter, storage_error
 
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger("workbench.record")
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 SEALED = {**OFFLINE, "enable_external_access": "false", "lock_configuration": "true"}
 KNOWN_TEXTS = 500_000
@@ -152,14 +151,11 @@ class Log:
         if not nested:
             self.ingest()
         with locked(self._lock_file, shared=True) if not nested else nullcontext():
-            con = self._connect(read_only=True, config=SEALED)
             held.add(here)
             try:
-                yield con
-            except duckdb.Error as error:
-                raise self._unusable(error) from error
+                with self._opened(read_only=True, config=SEALED) as con:
+                    yield con
             finally:
-                con.close()
                 if not nested:
                     held.discard(here)
 
@@ -173,9 +169,17 @@ class Log:
                 if not self._pending():
                     return 0
                 with self._connection() as con:
-                    return sum(self._ingest_file(con, path) for path in sorted(self.spool.glob("*.spool")))
+                    return sum(self._ingested(con, path) for path in sorted(self.spool.glob("*.spool")))
             except OSError as error:
                 raise storage_error(error, self.folder, 0) from error
+
+    def _ingested(self, con: duckdb.DuckDBPyConnection, path: Path) -> int:
+        rows, end = ingest_file(con, path, self.folder / "torn")
+        if end is None:
+            self._done.pop(path.name, None)
+        else:
+            self._done[path.name] = end
+        return rows
 
     def _pending(self) -> bool:
         for path in self.spool.glob("*.spool"):
@@ -186,60 +190,19 @@ class Log:
                 continue
         return False
 
-    def _ingest_file(self, con: duckdb.DuckDBPyConnection, path: Path) -> int:
-        try:
-            fd = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            return 0
-        try:
-            alive = not try_lock(fd)
-            total = 0
-            while True:
-                known = con.execute("select max(read_bytes) from log.spool_files where name = ?", [path.name])
-                start = (known.fetchone() or (None,))[0] or 0
-                found = read_spool(path, start, alive=alive)
-                if found.end == start:
-                    break
-                refused = store(con, found, first=start == 0)
-                self._set_aside(found, [*found.torn, *refused], start)
-                total += found.count
-            self._done[path.name] = found.end
-            if not alive:
-                path.unlink(missing_ok=True)
-                con.execute("delete from log.spool_files where name = ?", [path.name])
-                self._done.pop(path.name, None)
-            return total
-        finally:
-            os.close(fd)
-
-    def _set_aside(self, found: SpoolFile, lines: Sequence[bytes], start: int) -> None:
-        if not lines:
-            return
-        aside = self.folder / "torn"
-        aside.mkdir(exist_ok=True)
-        (aside / f"{found.path.name}.{start:020d}").write_bytes(b"".join(lines))
-        logger.warning(
-            "%d lines of %s that cannot be stored were set aside in %s; all whole rows are kept",
-            len(lines), found.path.name, aside,
-        )  # fmt: skip
-
     # -- connections
 
     @contextmanager
     def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The database, held for writing under the folder's lock for the length of the body."""
-        with locked(self._lock_file):
-            con = self._connect(read_only=False, config=OFFLINE)
-            try:
-                yield con
-            except duckdb.Error as error:
-                raise self._unusable(error) from error
-            finally:
-                con.close()
+        with locked(self._lock_file), self._opened(read_only=False, config=OFFLINE) as con:
+            yield con
 
-    def _connect(self, *, read_only: bool, config: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _opened(self, *, read_only: bool, config: Mapping[str, str]) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            return duckdb.connect(str(self.database), read_only=read_only, config=dict(config))
+            with duckdb.connect(str(self.database), read_only=read_only, config=dict(config)) as con:
+                yield con
         except duckdb.Error as error:
             raise self._unusable(error) from error
 
@@ -266,117 +229,6 @@ class Log:
             code="storage.corrupt",
             next_step="move the file aside and open the log again; spooled rows are kept",
         )
-
-
-def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
-    """Bring the log to the current schema in one transaction."""
-    stamp = con.execute(
-        "select count(*) from duckdb_columns() where schema_name = 'log' and table_name = 'schema_version' "
-        "and column_name in ('version', 'applied_unix_ns')"
-    ).fetchone()
-    things = con.execute(
-        "select (select count(*) from duckdb_tables() where not internal) + (select count(*) from duckdb_views() "
-        "where not internal) + (select count(*) from duckdb_schemas() where schema_name = 'log')"
-    ).fetchone()
-    ours = stamp is not None and stamp[0] == 2
-    if not ours and things and things[0]:
-        raise LLMError(
-            f"{database} is a DuckDB database, but not a log of workbench",
-            code="storage.schema",
-            next_step="choose another folder with --log or WORKBENCH_LOG",
-        )
-    version = 0
-    if ours:
-        row = con.execute("select max(version) from log.schema_version").fetchone()
-        version = int(row[0]) if row and row[0] is not None else 0
-    if version > VERSION:
-        raise LLMError(
-            f"{database} has schema version {version}; this workbench knows versions up to {VERSION}",
-            code="storage.schema",
-            next_step="upgrade workbench, or choose another folder with --log",
-        )
-    if version == VERSION:
-        return
-    con.begin()
-    try:
-        for step in range(version, VERSION):
-            con.execute(MIGRATIONS[step])
-            con.execute("insert into log.schema_version values (?, ?)", [step + 1, time.time_ns()])
-        con.commit()
-    except BaseException:
-        con.rollback()
-        raise
-
-
-def store(con: duckdb.DuckDBPyConnection, found: SpoolFile, *, first: bool) -> list[bytes]:
-    """Insert the rows that are new and remember how far the file is read, in one transaction.
-
-    Returns the rows that no table can hold, as lines; they must not keep the others out.
-    """
-    unknown = [t for t in found.rows if t not in COLUMNS]
-    if unknown:
-        raise LLMError(
-            f"{found.path.name} has rows for the table {unknown[0]!r}, which this workbench does not know",
-            code="storage.schema",
-            next_step="upgrade workbench: a newer one wrote this file",
-        )
-    batches = {
-        table: [tuple(row.get(name) for name in COLUMNS[table]) for row in rows] for table, rows in found.rows.items()
-    }
-    try:
-        _insert(con, found, batches, first=first)
-    except (duckdb.Error, ValueError, OverflowError):
-        sieved = {table: _sieve(con, table, rows) for table, rows in batches.items()}
-        refused = [(table, row) for table, (_, bad) in sieved.items() for row in bad]
-        if not refused:
-            raise
-        _insert(con, found, {table: good for table, (good, _) in sieved.items()}, first=first)
-        return [encode([[table, *row]]) for table, row in refused]
-    return []
-
-
-Rows = list[tuple[Any, ...]]
-
-
-def _insert(con: duckdb.DuckDBPyConnection, found: SpoolFile, batches: Mapping[str, Rows], *, first: bool) -> None:
-    con.begin()
-    try:
-        for table, rows in batches.items():
-            con.execute(f"create or replace temp table stage as from log.{table} limit 0")
-            with con.appender("stage") as appender:
-                appender.append_rows(rows)
-            same = " and ".join(f"t.{k} is not distinct from s.{k}" for k in KEYS[table])
-            con.execute(
-                f"insert into log.{table} select distinct on ({', '.join(KEYS[table])}) * from stage s "
-                f"where not exists (from log.{table} t where {same})"
-            )
-        con.execute("drop table if exists stage")
-        if first:
-            con.execute("delete from log.spool_files where name = ?", [found.path.name])
-            con.execute("insert into log.spool_files values (?, ?)", [found.path.name, found.end])
-        else:
-            con.execute("update log.spool_files set read_bytes = ? where name = ?", [found.end, found.path.name])
-        con.commit()
-    except BaseException:
-        con.rollback()
-        raise
-
-
-def _sieve(con: duckdb.DuckDBPyConnection, table: str, rows: Rows) -> tuple[Rows, Rows]:
-    """The rows that the table can hold, and those that it cannot, tried one by one."""
-    good: Rows = []
-    bad: Rows = []
-    con.execute(f"create or replace temp table sieve as from log.{table} limit 0")
-    for row in rows:
-        try:
-            with con.appender("sieve") as appender:
-                appender.append_rows([row])
-        except (duckdb.Error, ValueError, OverflowError):
-            bad.append(row)
-        else:
-            good.append(row)
-    con.execute("drop table sieve")
-    return good, bad
 
 
 def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDBPyConnection:
