@@ -316,7 +316,14 @@ def _policy(merge: str | None, weights: str | None, threshold: float | None) -> 
 
     params: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
     if weights is not None:
-        params["weights"] = dict(_weight(part) for part in _split(weights, "--weights"))
+        pairs = [_weight(part) for part in _split(weights, "--weights")]
+        params["weights"] = dict(pairs)
+        if len(params["weights"]) < len(pairs):
+            raise LLMValidationError(
+                f"--weights {weights!r} gives a model two weights",
+                code="validation.weights",
+                next_step="give every model one weight",
+            )
     return policy(merge, params)
 
 

@@ -300,7 +300,7 @@ VIEWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ),
         {
             "run_id": "r1", "name": "n", "source": "suite", "models": "[]", "spec": "{}", "start_unix_ns": 5,
-            "status": "finished", "end_unix_ns": 9, "items": 3, "failure": "null",
+            "status": "finished", "end_unix_ns": 9, "items": 3, "failure": None,
         },
     ),
 ]  # fmt: skip

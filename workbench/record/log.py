@@ -129,10 +129,14 @@ class Log:
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of a query."""
+        """Column names, each once, and rows of a query."""
         with self.snapshot() as con:
             result = _run(con, sql, None)
-            return [d[0] for d in result.description or []], result.fetchall()
+            names: list[str] = []
+            for column in result.description or []:
+                twice = sum(n == column[0] or n.startswith(f"{column[0]}_") for n in names)
+                names.append(column[0] if column[0] not in names else f"{column[0]}_{twice}")
+            return names, result.fetchall()
 
     def frame(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pd.DataFrame:
         """The same as a pandas frame."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from workbench.facts import (
 )
 
 Row = list[Any]
-JSON_LIMIT = 100_000
+ATTRIBUTES_LIMIT = 100_000
 LONGEST_INT = 1024  # bits
 DEEPEST = 50
 
@@ -48,13 +47,18 @@ def rows_of(fact: Fact) -> Iterator[Row]:
                    fact.start_unix_ns]  # fmt: skip
         case RunEnded():
             yield ["run_ends", fact.run_id, fact.status, fact.end_unix_ns, fact.items,
-                   to_json(_failure_dict(fact.failure))]  # fmt: skip
+                   fact.failure and to_json(_failure_dict(fact.failure))]  # fmt: skip
 
 
 def to_json(value: Any) -> str:
-    """JSON text of any value; what JSON cannot hold is kept as its repr, and at most JSON_LIMIT characters."""
-    text = clean_text(canonical_json(_plain(value, 0)))
-    return text if len(text) <= JSON_LIMIT else json.dumps({"cut": text[: JSON_LIMIT // 2]}, ensure_ascii=False)
+    """JSON text of any value; what JSON cannot hold is kept as its repr."""
+    return clean_text(canonical_json(_plain(value, 0)))
+
+
+def _bounded(value: Any) -> str:
+    """The same with at most ATTRIBUTES_LIMIT characters: for notes, never for what decisions are made from."""
+    text = to_json(value)
+    return text if len(text) <= ATTRIBUTES_LIMIT else to_json({"cut": text[: ATTRIBUTES_LIMIT // 2]})
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -120,7 +124,7 @@ def _call(fact: Call) -> Iterator[Row]:
 def _span(fact: Span) -> Row:
     return [
         "spans", fact.span_id, fact.trace_id, fact.parent_id, fact.run_id, fact.component, fact.operation,
-        fact.start_unix_ns, fact.duration_ms, fact.ok, *_failure(fact.failure), to_json(fact.attributes),
+        fact.start_unix_ns, fact.duration_ms, fact.ok, *_failure(fact.failure), _bounded(fact.attributes),
     ]  # fmt: skip
 
 

@@ -77,8 +77,17 @@ class MultiModelEnsembler:
         return other_member(named, {}, PROFILES)
 
     @cached_property
+    def _log(self) -> Log:
+        return Log.open(default_log() if self._folder is None else self._folder)
+
+    @cached_property
     def _world(self) -> World:
-        return World.real(Log.open(default_log() if self._folder is None else self._folder))
+        return World.real(self._log)
+
+    def close(self) -> None:
+        """Let go of the log, if a call has opened it."""
+        if "_log" in self.__dict__:
+            self._log.close()
 
     async def get_ensemble_response(
         self,

@@ -185,8 +185,9 @@ class _Evaluated:
     def __init__(self, table: RunTable, merge: Merge, keep: NDArray[np.bool_]) -> None:
         self.merge, self.keep, self.table = merge, keep, table
         self.values = table.values()
-        # Where nothing won, a 0/1 score is 0; a rated item has no value to give: the worst seen.
-        self.nothing = min(0.0, float(np.nanmin(table.scores)))
+        # Where nothing won, a share of right answers is 0; a rating has no value to give: the worst seen.
+        worst = float(np.nanmin(table.scores))
+        self.nothing = 0.0 if worst >= 0 and float(np.nanmax(table.scores)) <= 1 else worst
         self.scores, tied = self._decided(None)
         self.tied = float(tied.mean())
 

@@ -18,7 +18,7 @@ from workbench.act.call import ask
 from workbench.act.journal import decide
 from workbench.act.trace import failure_of, span
 from workbench.act.world import World
-from workbench.decide.merge import WeightedConsensus, params_of
+from workbench.decide.merge import POLICIES, WeightedConsensus, params_of
 from workbench.decide.quality import ON_OTHER_ITEMS, RANK_ON_OTHER_ITEMS, on_other_items, ranks
 from workbench.decide.weights import check_members
 from workbench.errors import LLMError, LLMOrchestratorError, LLMValidationError
@@ -76,6 +76,13 @@ def check_plan(plan: Plan) -> None:
     if not plan.members:
         raise LLMValidationError(
             f"no models to run on {plan.suite.name}", code="validation.models", next_step="name at least one model"
+        )
+    taken = {*POLICIES, *([plan.merge.name] if plan.merge is not None else [])}
+    if clash := sorted(taken & {m.name for m in plan.members}):
+        raise LLMValidationError(
+            f"model {clash[0]!r} has the name of a merge, and their scores would mix",
+            code="validation.models",
+            next_step="give the model another name",
         )
     if not plan.suite.items:
         raise LLMValidationError(f"{plan.suite.name} has no items", code="data.empty", next_step="use another suite")
@@ -157,9 +164,12 @@ async def _ask_all(world: World, plan: Plan) -> list[list[Response | Failure]]:
                 asked = [ask(world, m.model, plan.suite.request(item, m.style), member=m.name) for m in plan.members]
                 replies[index] = list(await asyncio.gather(*asked))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(plan.concurrency, len(plan.suite.items))):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(plan.concurrency, len(plan.suite.items))):
+                group.create_task(work())
+    except ExceptionGroup as errors:  # one is enough to say why the run ended
+        raise errors.exceptions[0] from errors
     return replies
 
 
@@ -239,7 +249,7 @@ def _decided(
     else:
         parts = merged.contributions
         value = _expected(item, merged) if plan.suite.extracted else np.nan
-    if plan.suite.extracted and item.reference is not None:
+    if plan.suite.extracted and gold_of(item) is not None:
         world.sink.write(_fact(plan, item, merge.name, EXACT_ANSWER, value))
     return parts
 

@@ -106,7 +106,7 @@ def _about(s: Strategy, found: Compared) -> str:
         case "better":
             why = (
                 f"{label(s)} helped: {measured}. Against {best} {balance}. "
-                f"The models differ by {spread} and err on different items, so they correct each other."
+                f"The models differ by {spread}: {_how_it_won(s)}."
             )
         case _:
             why = f"{label(s)}: cannot tell it from {best}: {measured}; {balance}."
@@ -121,6 +121,12 @@ def _how_it_lost(s: Strategy) -> str:
     if s.strategy in (MajorityVoting.name, WeightedConsensus.name):
         return "where the best one did better, weaker ones that agreed with each other outvoted it"
     return "where the best one did better, the merge took another one's answer"
+
+
+def _how_it_won(s: Strategy) -> str:
+    if s.strategy in (MajorityVoting.name, WeightedConsensus.name):
+        return "where the best one did worse, others that agreed with each other outvoted it"
+    return "where the best one did worse, the merge took another one's answer"
 
 
 def _amount(value: float, unit: str) -> str:

@@ -132,7 +132,7 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
     return RunTable(
         run_id=run_id,
         name=str(run["name"]),
-        source=str(run["source"]),
+        source=_source(reader, run),
         spec=spec,
         status=str(run["status"]),
         models=models,
@@ -144,6 +144,12 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         ballots=ballots,
         failures=failures,
     )
+
+
+def _source(reader: Reader, run: Mapping[str, Any]) -> str:
+    """Where the answers came from, as they say themselves; what the plan said where nothing was answered."""
+    told = reader.rows("select distinct source from calls where run_id = ? and ok order by 1", [run["run_id"]])
+    return "+".join(str(source) for (source,) in told) or str(run["source"])
 
 
 def _scores(reader: Reader, run_id: str, place: Mapping[str, int], column: Mapping[str, int]) -> tuple[Floats, Floats]:
