@@ -97,6 +97,8 @@ def _about(s: Strategy, found: Compared) -> str:
     )
     spread = _amount(found.spread, unit)
     balance = f"it did worse on {s.lost} items and better on {s.gained}"
+    if s.gained == s.lost == 0:
+        return f"{label(s)}: the same as {best} on every item ({measured})."
     match s.conclusion:
         case "worse":
             why = (
