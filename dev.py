@@ -64,7 +64,9 @@ def run(command: Sequence[str | Path], **environment: str) -> int:
     """Run a command from the repository root with the environment's programs first; its exit code."""
     sys.stdout.flush()
     path = os.pathsep.join([str(venv_python().parent), os.environ.get("PATH", "")])
-    inside = {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": path, **environment}
+    # uv trusts only its own list of certificate authorities unless it is told to ask the system.
+    trust = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+    inside = {**trust, **os.environ, "VIRTUAL_ENV": str(VENV), "PATH": path, **environment}
     return subprocess.call([str(part) for part in command], cwd=ROOT, env=inside)
 
 

@@ -12,6 +12,7 @@ With --json one JSON document goes to stdout and everything else to stderr. Exit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="workbench",
-    help="Compare merges of language models on recorded, simulated or live answers, with error bars.",
+    help="Compare merges of language models on recorded or simulated answers, with error bars.",
     epilog="Exit codes: 0 done, 1 failed, 2 bad request, 3 rows left out, 4 replay drifted, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,
@@ -47,6 +48,7 @@ LogOption = Annotated[
     Path | None, typer.Option("--log", metavar="DIR", help="Log folder [WORKBENCH_LOG, or data/log].")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+INTERRUPTED = 130
 MODELS_HELP = "Model names as written in the file, comma-separated; MODEL/STYLE where a model has several styles."
 STRATEGY_HELP = "weighted_consensus, majority_voting or best_of_n."
 
@@ -58,7 +60,7 @@ def root(
     as_json: JsonOption = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Compare merges of language models on recorded, simulated or live answers, with error bars."""
+    """Compare merges of language models on recorded or simulated answers, with error bars."""
     context.obj = {"log": log, "json": as_json}
     if version:
         _out({"version": __version__}, f"workbench {__version__}", as_json)
@@ -259,11 +261,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     code: Any = 0
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # typer answers an interrupt with this code and no word
+            raise KeyboardInterrupt
     except LLMError as error:
         code = 2 if isinstance(error, LLMValidationError | LLMRouterError) else 1
         _fail(error.as_dict(), f"{type(error).__name__}: {error.message}\nnext: {error.next_step}", as_json)
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
+        code = INTERRUPTED
         _fail({"error": "Interrupted", "code": "interrupted"}, "interrupted", as_json)
     except UsageError as error:
         code = 2
@@ -274,12 +278,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         code = 1
         sys.stderr.close()
+    except OSError as error:
+        code = 1
+        step = "check the path, its permissions and the free space"
+        message = f"{error.strerror or error}: {error.filename or 'standard output'}"
+        _fail({"error": type(error).__name__, "code": "io", "message": message, "next_step": step}, message, as_json)
+    except RuntimeError as error:
+        if "interrupted" not in str(error).lower():  # DuckDB's form of an interrupt
+            raise
+        code = INTERRUPTED
+        _fail({"error": "Interrupted", "code": "interrupted"}, "interrupted", as_json)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _fail(document: Mapping[str, Any], text: str, as_json: bool) -> None:
     if as_json:
-        _out(document, "", True)
+        with contextlib.suppress(OSError):  # where standard output is what failed, the text below still tells
+            _out(document, "", True)
     _say(text)
 
 

@@ -12,7 +12,7 @@ from workbench.act.call import ask
 from workbench.act.trace import span
 from workbench.act.world import World
 from workbench.errors import LLMRateLimitError, LLMTimeoutError
-from workbench.facts import Call, Failure, Message, Request, Response, Span
+from workbench.facts import Call, Failure, Message, Request, Response, Span, Usage
 
 REQUEST = Request.of("How many?", item_id="i1")
 
@@ -230,3 +230,25 @@ def test_a_call_that_is_dropped_half_way_still_says_why_it_has_no_answer():
     (call,) = rows(world, Call)
     assert call.response is None
     assert call.failure is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"usage": None}, {"usage": Usage(prompt_tokens=2**70)}, {"latency_ms": "fast"}, {"cost_usd": float("nan")},
+     {"source": "made up"}],
+    ids=str,
+)  # fmt: skip
+def test_a_response_that_cannot_be_stored_is_the_models_failure(changes):
+    """Counts, amounts and the source are checked before the row is written, so that no row is set aside later."""
+
+    class Odd:
+        name = "p:odd"
+
+        async def complete(self, request):
+            fields = {"request_key": request.key, "model": self.name, "text": "4", "source": "live", **changes}
+            return Response(**fields)
+
+    world = World.virtual()
+    failure = asyncio.run(ask(world, Odd(), REQUEST))
+    assert failure.code == "provider.malformed"
+    assert rows(world, Call)[0].response is None

@@ -135,8 +135,8 @@ def test_more_messages_than_were_recorded_are_another_prompt(messages, item_id):
 
 
 def test_a_score_without_text_is_no_answer():
-    """Where the recording keeps only the score, the model fails as `provider.empty` instead of inventing a text."""
+    """Where the recording keeps only the score, the model fails as `replay.no_text` instead of inventing a text."""
     with pytest.raises(LLMProviderError) as caught:
         complete(Request.of("Long?", item_id="q5"))
-    assert (caught.value.code, caught.value.model) == ("provider.empty", MODEL.name)
+    assert (caught.value.code, caught.value.model) == ("replay.no_text", MODEL.name)
     assert not caught.value.retryable

@@ -237,6 +237,7 @@ def test_values_of_answers_that_did_not_win_do_not_matter():
         tied=np.array([[True, False]]),
         agreement=np.ones(1),
         confidence=np.ones(1),
+        chosen=np.ones((1, 1), dtype=bool),
     )
     assert outcome.scores(np.array([[3.0, NAN]])).tolist() == [3.0]
 

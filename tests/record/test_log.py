@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -1024,13 +1025,11 @@ def test_st_foreign_files_in_the_folder_are_left_alone(folder: Path) -> None:
     assert {path: path.read_bytes() for path in strange} == strange
 
 
-def test_st_log_whose_database_was_moved_away_says_so(log: Log, folder: Path) -> None:
-    """A database that disappears under an open log is a typed error of storage, and writing goes on."""
+def test_st_log_whose_database_was_moved_away_starts_a_new_one(log: Log, folder: Path) -> None:
+    """An open log goes on where the file was moved aside, as its own advice says: with what is still spooled."""
     log.write(score("a"))
-    log.database.unlink()
-    with pytest.raises(LLMError) as caught:
-        log.rows("select * from scores")
-    assert caught.value.code.startswith("storage.")
+    log.database.rename(folder / "aside.duckdb")
+    assert counted(log) == (1, 1)
     log.write(score("b"))
     assert counted(Log.open(folder)) == (2, 2)
 
@@ -1320,3 +1319,62 @@ def test_every_query_of_a_next_step_works(log: Log) -> None:
         log.rows("select nonsense")
     sql = re.sub(r"^.*: ", "", caught.value.next_step)
     assert ("scores", "value") in log.rows(sql)
+
+
+def test_nb_fork_while_another_thread_reads_does_not_hang_the_child(log: Log, folder: Path) -> None:
+    """Children forked in the middle of another thread's reads write and read for themselves, and end."""
+    process = child(
+        """
+        import signal, threading
+        done = threading.Event()
+        def read():
+            while not done.is_set():
+                log.write(score("r"))
+                log.rows("select count(*) from scores")
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for r in readers: r.start()
+        codes = []
+        for n in range(6):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)
+                log.write(score(f"c{n}"))
+                seen = log.rows("select count(*) from scores where item_id like 'c%'")[0][0]
+                log.close()
+                os._exit(0 if seen > n else 3)
+            codes.append(os.waitpid(pid, 0)[1])
+        done.set()
+        for r in readers: r.join()
+        say(codes)
+        """,
+        folder,
+    )
+    assert output(process, timeout_s=60).strip() == "[0, 0, 0, 0, 0, 0]"
+
+
+def test_st_newer_version_made_beside_an_open_log_loses_no_row(log: Log, folder: Path) -> None:
+    """Where another process has brought the database to a newer version, rows stay in the spool, whole."""
+    log.write(score("a"))
+    assert counted(log) == (1, 1)
+    with duckdb.connect(str(log.database)) as con:
+        con.execute("alter table log.scores add column extra varchar")
+        con.execute("insert into log.schema_version values (99, 0)")
+    log.write(score("b"))
+    with pytest.raises(LLMError) as caught:
+        counted(log)
+    assert caught.value.code == "storage.schema"
+    assert not (folder / "torn").exists()
+    assert any(b'"b"' in path.read_bytes() for path in spooled(folder))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["401 for key sk-abcdefghijklmnopqrstu", "Authorization: Bearer abc.def.ghi", "https://x/?api_key=verysecretvalue"],
+)
+def test_sec_secret_log_keys_in_error_messages_are_redacted(log: Log, said: str) -> None:
+    """What looks like a key in the message of a failure does not reach the log."""
+    failed = replace(call(), response=None, failure=Failure(kind="E", code="provider.auth", message=said))
+    log.write(failed)
+    [(message,)] = log.rows("select failure_message from calls")
+    assert "[redacted]" in message
+    assert not any(secret in message for secret in ("abcdefghijkl", "abc.def", "verysecret"))

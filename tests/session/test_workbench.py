@@ -362,3 +362,30 @@ def test_the_recordings_are_listed_with_models_and_styles(wb: Workbench):
     assert [(m["model"], list(m["styles"])) for m in listed["models"]] == [
         ("a", ["default"]), ("b", ["default"]), ("c", ["concise", "verbose"]),
     ]  # fmt: skip
+
+
+def test_an_item_that_a_model_was_not_recorded_on_is_left_out(tmp_path: Path):
+    """Two models recorded on different halves are compared on what they share, not as wrong on the rest."""
+    rows = [
+        {"recording": "halves", "task_type": "general", "item_id": f"i{k}", "prompt": f"{k}?", "reference": "4",
+         "model": model, "prompt_style": "default", "response": "The answer is 4.", "score": 1.0,
+         "score_kind": "correct"}
+        for model, items in (("a", range(6)), ("b", range(3, 9))) for k in items
+    ]  # fmt: skip
+    with Workbench.open(tmp_path / "log") as wb:
+        wb.import_file(write_recording(tmp_path / "halves.parquet", rows))
+        found = wb.run_sync("halves", merge="majority_voting").compare().found
+        assert (found.items, found.items_dropped) == (3, 6)
+        assert [s.score for s in found.singles] == [1.0, 1.0]
+        assert "6 items without a score" in wb.get_run().compare().words.sentences[0]
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", MajorityVoting()], ids=str)
+def test_questions_take_names_and_policies(wb: Workbench, strategy: Any):
+    """A what-if takes what a run takes; a class or a misspelt name is refused."""
+    run = wb.run_sync("maths")
+    assert len(run.what_if(strategy).found.strategies) == 1
+    for wrong in ("best_of", MajorityVoting, None, 42):
+        with pytest.raises(LLMValidationError) as caught:
+            run.what_if(wrong)
+        assert caught.value.code == "validation.strategy"

@@ -413,3 +413,27 @@ def test_the_json_form_has_every_promised_key():
     assert [s["strategy"] for s in back["strategies"]] == ["majority_voting", "weighted_consensus", "best_of_n"]
     assert all(promised <= set(s) for s in back["strategies"])
     assert (back["run"], back["source"], back["items"], back["models"]) == ("r", "recorded", 6, ["a", "b", "c"])
+
+
+def test_best_of_n_is_worth_the_response_that_it_takes():
+    """Two texts that read the same have ratings of their own; the member taken counts, not the mean of both."""
+    same = table([["x", "x"]] * 4, scores=[[4.0, 1.0], [5.0, 2.0], [4.0, 1.0], [5.0, 1.0]], models=("a", "b"))
+    result = found(compare(same, [BestOfN(), MajorityVoting()]), "best_of_n")
+    assert (result.score, result.delta) == (pytest.approx(4.5), 0.0)
+    assert found(compare(same, [MajorityVoting()]), "majority_voting").score == pytest.approx((2.5 + 3.5 + 2.5 + 3) / 4)
+
+
+def test_a_subclass_is_compared_by_what_it_does():
+    """A user's own rule on top of a built-in class is not replaced by the built-in one."""
+
+    class First(MajorityVoting):
+        def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
+            return super().__call__([c for c in contributions if c.model == "a"])
+
+    assert compare(six(), [First()]).strategies[0].score == pytest.approx(5 / 6)
+
+
+def test_the_words_count_what_happened_on_the_lost_items():
+    """Of i1, i4 and i5 that the vote loses, two were outvoted and one ended in a tie."""
+    majority = found(compare(six(), [MajorityVoting()]), "majority_voting")
+    assert (majority.lost, majority.lost_tied, majority.lost_undecided) == (3, 1, 0)

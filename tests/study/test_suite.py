@@ -315,3 +315,11 @@ def test_answers_are_compared_only_where_that_reproduces_the_score(changes: dict
 def test_one_missing_reference_leaves_the_scores_to_the_source() -> None:
     """A recording in which one item lacks its reference is scored as its source did."""
     assert suite_of("small", [RECORDED, replace(RECORDED, item_id="i2", reference=None)]).extracted is False
+
+
+def test_a_recording_without_references_is_answered_by_whole_texts() -> None:
+    """Words such as "how many" in an open question do not turn its answers into numbers."""
+    open_question = replace(RECORDED, prompt="How many are known?", reference=None, score=0.4, score_kind="judge")
+    (item,) = suite_of("small", [open_question]).items
+    assert item.metadata["answer_kind"] == "text"
+    assert answer_of(item, "Nobody knows; perhaps 100 million.") is not None

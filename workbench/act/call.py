@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
+from typing import get_args
 
 from workbench.act.trace import failure_of, span
 from workbench.act.world import World
 from workbench.canonical import clean_text
 from workbench.errors import LLMError, LLMProviderError
-from workbench.facts import Call, Failure, Model, Request, Response
+from workbench.facts import Call, Failure, Model, Request, Response, Source, Usage
 
 
 async def ask(world: World, model: Model, request: Request, *, member: str | None = None) -> Response | Failure:
@@ -78,6 +80,20 @@ def _checked(model: Model, request: Request, response: object) -> Response:
             code="provider.malformed",
             model=model.name,
             next_step="return workbench.facts.Response from complete()",
+        )
+    usage = response.usage
+    counts = (usage.prompt_tokens, usage.completion_tokens) if isinstance(usage, Usage) else ("usage",)
+    amounts = (response.latency_ms, response.ttft_ms, response.cost_usd)
+    if (
+        response.source not in get_args(Source)
+        or not all(n is None or (isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**63) for n in counts)
+        or not all(a is None or (isinstance(a, int | float) and math.isfinite(a) and a >= 0) for a in amounts)
+    ):
+        raise LLMProviderError(
+            f"{model.name} returned a Response whose usage, latency, cost or source cannot be used",
+            code="provider.malformed",
+            model=model.name,
+            next_step=f"give counts and amounts >= 0 or None, and a source out of {', '.join(get_args(Source))}",
         )
     text = clean_text(response.text)
     return response if text == response.text else replace(response, text=text)

@@ -45,13 +45,13 @@ class RecordedModel:
         """The recorded answer to the request's item, or to its prompt when it names no item.
 
         Raises LLMValidationError replay.unrecorded for a prompt or sample that was not recorded, and
-        LLMProviderError provider.empty where only a score was recorded.
+        LLMProviderError replay.no_text where only a score was recorded.
         """
         row = self._find(request)
         if row.response is None:
             raise LLMProviderError(
                 f"{self.recording} keeps no text of {self.model} for item {row.item_id}, only scores",
-                code="provider.empty",
+                code="replay.no_text",
                 model=self.name,
                 next_step="compare single models by their recorded scores instead of merging",
             )

@@ -119,6 +119,23 @@ def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:
         ) from error
 
 
+def as_merge(merge: object) -> Merge:
+    """The policy that a name or an object stands for.
+
+    Raises LLMValidationError validation.strategy for an unknown name, a class, or an object that is no policy.
+    """
+    if isinstance(merge, str):
+        return policy(merge)
+    named = isinstance(getattr(merge, "name", None), str)
+    if isinstance(merge, type) or not named or not isinstance(merge, Merge):
+        raise LLMValidationError(
+            f"merge {merge!r:.60} is neither the name of a strategy nor a policy object",
+            code="validation.strategy",
+            next_step="pass a name such as majority_voting, or an object such as MajorityVoting()",
+        )
+    return merge
+
+
 def params_of(merge: object) -> dict[str, Any]:
     """A policy's parameters as plain JSON values; `policy(name, params)` makes it again."""
     names = [f.name for f in fields(merge)] if is_dataclass(merge) and not isinstance(merge, type) else []
@@ -206,10 +223,10 @@ def quality_weights(parts: Sequence[ModelContribution]) -> list[float]:
     """
     total, rated = 0.0, 0
     for c in parts:  # added one by one, as votes.py does: sum() compensates from Python 3.12 on
-        if c.quality is not None and c.weight > 0:
+        if c.quality is not None and c.weight > 0 and not _is_failed(c):
             total, rated = total + c.quality, rated + 1
     mean = total / rated if rated else 1.0
-    weights = [c.weight * (mean if c.quality is None else c.quality) for c in parts]
+    weights = [c.weight * (mean if c.quality is None or _is_failed(c) else c.quality) for c in parts]
     heard = any(w > 0 for w, c in zip(weights, parts, strict=True) if c.votes)
     return weights if heard else [c.weight for c in parts]
 

@@ -117,12 +117,15 @@ class Outcome:
     """What a merge decided for every item.
 
     winner: N codes, -1 where nothing could be decided. tied: N x width. agreement, confidence: N, in [0, 1].
+    chosen: N x M; members whose response stands behind a winner: all its supporters in a vote, in best_of_n only
+    those with the highest quality.
     """
 
     winner: Codes
     tied: NDArray[np.bool_]
     agreement: Floats
     confidence: Floats
+    chosen: NDArray[np.bool_]
 
     def scores(self, values: Floats, *, missing: float = 0.0) -> Floats:
         """Expected score of every item: the mean value over its tied answers, `missing` where none won."""
@@ -140,7 +143,7 @@ def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -
     given = ballots.quality if quality is None else np.asarray(quality, dtype=np.float64)
     if given.shape not in ((n, m), (m,)):
         raise _misshapen(f"quality has the shape {given.shape}, neither {(n, m)} nor {(m,)}")
-    q = np.broadcast_to(given, (n, m))
+    q = np.where(ballots.failed, np.nan, given)
     kept = ~ballots.failed
     if policy.threshold is not None:
         with np.errstate(invalid="ignore"):
@@ -152,11 +155,13 @@ def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -
     if isinstance(policy, BestOfN):
         rank = np.where(np.isnan(q), -1.0, q)
         best = np.where(voting, rank, -np.inf).max(axis=1, keepdims=True)
-        tied = _mark(ballots, voting & (rank == best))
+        chosen = voting & (rank == best)
+        tied = _mark(ballots, chosen)
     else:
         top = support.max(axis=1, keepdims=True)
         tied = (support > 0) & (top - support <= m)
-    return _outcome(tied, support, *_heard(weights, voting))
+        chosen = voting & np.take_along_axis(tied, np.maximum(ballots.codes, 0), axis=1)
+    return _outcome(tied, chosen, support, *_heard(weights, voting))
 
 
 def _weights(policy: Policy, ballots: Ballots, quality: Floats, voting: NDArray[np.bool_]) -> Floats:
@@ -212,9 +217,11 @@ def _mark(ballots: Ballots, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return marked
 
 
-def _outcome(tied: NDArray[np.bool_], support: NDArray[np.int64], heard: Floats, asked: Floats) -> Outcome:
+def _outcome(
+    tied: NDArray[np.bool_], chosen: NDArray[np.bool_], support: NDArray[np.int64], heard: Floats, asked: Floats
+) -> Outcome:
     won = tied.any(axis=1)
     winner = np.where(won, tied.argmax(axis=1), -1).astype(np.int32)
     mine = np.where(won, support[np.arange(len(support)), np.maximum(winner, 0)], 0)
     agreement = mine / np.maximum(support.sum(axis=1), 1)
-    return Outcome(winner=winner, tied=tied, agreement=agreement, confidence=agreement * heard / asked)
+    return Outcome(winner=winner, tied=tied, agreement=agreement, confidence=agreement * heard / asked, chosen=chosen)

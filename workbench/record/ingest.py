@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def _store(con: duckdb.DuckDBPyConnection, found: SpoolFile, set_aside: Callable
     except (duckdb.Error, ValueError, OverflowError):
         sieved = {table: _sieve(con, table, rows) for table, rows in batches.items()}
         refused = [encode([[table, *row]]) for table, (_, bad) in sieved.items() for row in bad]
-        if not refused:
-            raise
+        if not refused or any(rows and not sieved[table][0] and len(rows) > 1 for table, rows in batches.items()):
+            raise  # nothing of a table fits: the table is the problem, and the rows stay where they are
         set_aside([*found.torn, *refused])
         _insert(con, found, {table: good for table, (good, _) in sieved.items()})
 
@@ -110,8 +111,14 @@ def _insert(con: duckdb.DuckDBPyConnection, found: SpoolFile, batches: Mapping[s
         con.execute("insert into log.spool_files values (?, ?)", [found.path.name, found.end])
         con.commit()
     except BaseException:
-        con.rollback()
+        undo(con)
         raise
+
+
+def undo(con: duckdb.DuckDBPyConnection) -> None:
+    """Roll back, also where a failed commit has ended the transaction already."""
+    with suppress(duckdb.TransactionException):
+        con.rollback()
 
 
 def _sieve(con: duckdb.DuckDBPyConnection, table: str, rows: Rows) -> tuple[Rows, Rows]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,7 +24,7 @@ from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import Fact
 from workbench.record.ingest import ingest_file
 from workbench.record.lock import locked
-from workbench.record.migrations import migrate
+from workbench.record.migrations import is_current, migrate
 from workbench.record.rows import rows_of
 from workbench.record.schema import COLUMNS
 from workbench.record.spool import Durability, SpoolWriter, storage_error
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 SEALED = {**OFFLINE, "enable_external_access": "false", "lock_configuration": "true"}
 KNOWN_TEXTS = 500_000
+DAMAGE = ("orrupt", "checksum", "Could not read", "Failed to load metadata", "not a valid DuckDB")  # in DuckDB's words
+_logs: weakref.WeakSet[Log] = weakref.WeakSet()
+# Held while a database is open: a child forked meanwhile would inherit an instance that belongs to the parent.
+_database = threading.RLock()
 _held = threading.local()  # folders of which this thread has a snapshot open
 
 
@@ -49,6 +54,7 @@ class Log:
         self._known_texts: set[str] = set()
         self._done: dict[str, int] = {}  # bytes of each spool file that are known to be in the database
         self._guard = threading.Lock()
+        _logs.add(self)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, durability: Durability = "process") -> Log:
@@ -63,7 +69,13 @@ class Log:
                 code="validation.config",
                 next_step="use process (survives kill -9) or disk (survives a power cut)",
             )
-        path = Path(folder)
+        if not str(folder).strip():
+            raise LLMValidationError(
+                "the log folder has an empty name",
+                code="validation.config",
+                next_step="name a folder with --log or WORKBENCH_LOG, or leave it out for data/log",
+            )
+        path = Path(folder).expanduser()
         try:
             (path / "spool").mkdir(parents=True, exist_ok=True)
             probe = path / "spool" / f"probe-{os.getpid()}-{os.urandom(4).hex()}"
@@ -76,9 +88,16 @@ class Log:
                 next_step="make the folder writable, or choose another with --log or WORKBENCH_LOG",
             ) from error
         log = cls(path, durability)
-        with log._connection() as con:
-            migrate(con, log.database)
+        if not log._is_current():  # readers share the lock, so that a long query keeps nobody from opening
+            with log._connection():
+                pass
         return log
+
+    def _is_current(self) -> bool:
+        if not self.database.exists():
+            return False
+        with locked(self._lock_file, shared=True), self._opened(read_only=True, config=SEALED) as con:
+            return is_current(con, self.database)
 
     # -- writing
 
@@ -118,19 +137,19 @@ class Log:
 
     def rows(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a query over a snapshot that includes everything acknowledged before the call."""
-        with self.snapshot() as con:
+        with self.snapshot() as con, _typed():
             return _run(con, sql, params).fetchall()
 
     def records(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The same, each row a mapping by column name."""
-        with self.snapshot() as con:
+        with self.snapshot() as con, _typed():
             result = _run(con, sql, params)
             names = [d[0] for d in result.description or []]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names, each once, and rows of a query."""
-        with self.snapshot() as con:
+        with self.snapshot() as con, _typed():
             result = _run(con, sql, None)
             names: list[str] = []
             for column in result.description or []:
@@ -140,7 +159,7 @@ class Log:
 
     def frame(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pd.DataFrame:
         """The same as a pandas frame."""
-        with self.snapshot() as con:
+        with self.snapshot() as con, _typed():
             return _run(con, sql, params).df()
 
     @contextmanager
@@ -200,12 +219,13 @@ class Log:
     def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The database, held for writing under the folder's lock for the length of the body."""
         with locked(self._lock_file), self._opened(read_only=False, config=OFFLINE) as con:
+            migrate(con, self.database)  # others may have moved the file aside, or brought it to a newer version
             yield con
 
     @contextmanager
     def _opened(self, *, read_only: bool, config: Mapping[str, str]) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            with duckdb.connect(str(self.database), read_only=read_only, config=dict(config)) as con:
+            with _database, duckdb.connect(str(self.database), read_only=read_only, config=dict(config)) as con:
                 yield con
         except duckdb.Error as error:
             raise self._unusable(error) from error
@@ -222,6 +242,20 @@ class Log:
                 retryable=True,
                 next_step=f"close the database in {who}; rows go on collecting in the spool",
             )
+        if "No space left" in reason or "Could not write file" in reason:
+            return LLMError(
+                f"the disk of {self.database} is full: {_first_line(error)}",
+                code="storage.full",
+                retryable=True,
+                next_step="free disk space and try again; nothing of the log is lost",
+            )
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return LLMError(
+                f"memory ran out while {self.database.name} was used: {_first_line(error)}",
+                code="storage.memory",
+                retryable=True,
+                next_step="close other programs, or ask for less at once",
+            )
         if "Cannot open file" in reason or "Too many open files" in reason:
             return LLMError(
                 f"{self.database} cannot be opened: {_first_line(error)}",
@@ -235,15 +269,22 @@ class Log:
         )
 
 
-def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDBPyConnection:
-    if clean_text(sql) != sql:
-        raise LLMValidationError(
-            "the query holds half a character (a lone surrogate)",
-            code="validation.sql",
-            next_step="pass such a value as a parameter, or leave it out",
-        )
+def _after_fork() -> None:
+    """In a forked child: nobody of the parent's threads is here to let go of its guards."""
+    for log in _logs:
+        log._guard = threading.Lock()
+    _database.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_database.acquire, after_in_parent=_database.release, after_in_child=_after_fork)
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    """Turn what DuckDB says of a query into the caller's error."""
     try:
-        result = con.execute(sql, params)
+        yield
     except duckdb.PermissionException as error:
         raise LLMValidationError(
             f"the query reaches outside the log: {_first_line(error)}",
@@ -251,11 +292,23 @@ def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDB
             next_step="query the log's own tables; load other files with pandas or duckdb in your notebook",
         ) from error
     except duckdb.Error as error:
+        if any(word in str(error) for word in DAMAGE):
+            raise
         raise LLMValidationError(
             f"the query failed: {_first_line(error)}",
             code="validation.sql",
             next_step="see the tables with: select table_name, column_name from duckdb_columns()",
         ) from error
+
+
+def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDBPyConnection:
+    if clean_text(sql) != sql:
+        raise LLMValidationError(
+            "the query holds half a character (a lone surrogate)",
+            code="validation.sql",
+            next_step="pass such a value as a parameter, or leave it out",
+        )
+    result = con.execute(sql, params)
     if result is None or result.description is None:
         raise LLMValidationError(
             "the query has no statement that gives rows",

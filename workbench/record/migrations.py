@@ -8,11 +8,15 @@ from pathlib import Path
 import duckdb
 
 from workbench.errors import LLMError
+from workbench.record.ingest import undo
 from workbench.record.schema import MIGRATIONS, VERSION
 
 
-def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
-    """Bring the log to the current schema in one transaction."""
+def stored_version(con: duckdb.DuckDBPyConnection, database: Path) -> int:
+    """Schema version of the database, 0 for an empty one.
+
+    Raises LLMError storage.schema for a database that is not a log, or a log of a newer version.
+    """
     stamp = con.execute(
         "select count(*) from duckdb_columns() where schema_name = 'log' and table_name = 'schema_version' "
         "and column_name in ('version', 'applied_unix_ns')"
@@ -38,6 +42,17 @@ def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
             code="storage.schema",
             next_step="upgrade workbench, or choose another folder with --log",
         )
+    return version
+
+
+def is_current(con: duckdb.DuckDBPyConnection, database: Path) -> bool:
+    """Whether the log needs no migration; raises as `stored_version` does."""
+    return stored_version(con, database) == VERSION
+
+
+def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
+    """Bring the log to the current schema in one transaction; raises as `stored_version` does."""
+    version = stored_version(con, database)
     if version == VERSION:
         return
     con.begin()
@@ -47,5 +62,5 @@ def migrate(con: duckdb.DuckDBPyConnection, database: Path) -> None:
             con.execute("insert into log.schema_version values (?, ?)", [step + 1, time.time_ns()])
         con.commit()
     except BaseException:
-        con.rollback()
+        undo(con)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ from workbench.facts import (
 )
 
 Row = list[Any]
+_SECRET = re.compile(
+    r"(?P<name>(?i:\bbearer\s+|\b(?:authorization|x-api-key|api[_-]?key|token|secret|password)[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
+    r"(?:bearer\s+)?))[^\s\"',;]{4,}|\b(?:sk|pk|rk|ghp|gho|xox[abp]|AIza)[-_]?[A-Za-z0-9_\-]{16,}"
+)
 ATTRIBUTES_LIMIT = 100_000
 LONGEST_INT = 1024  # bits
 DEEPEST = 50
@@ -152,10 +157,15 @@ def _item(fact: ItemAsked) -> Iterator[Row]:
 
 
 def _failure(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
-    return (failure.kind, failure.code, clean_text(failure.message)) if failure else (None, None, None)
+    return (failure.kind, failure.code, redacted(clean_text(failure.message))) if failure else (None, None, None)
+
+
+def redacted(text: str) -> str:
+    """The text with what looks like a key, a token or an authorization header taken out."""
+    return _SECRET.sub(lambda m: f"{m['name'] or ''}[redacted]", text)
 
 
 def _failure_dict(failure: Failure | None) -> dict[str, Any] | None:
     if failure is None:
         return None
-    return {"kind": failure.kind, "code": failure.code, "message": failure.message}
+    return {"kind": failure.kind, "code": failure.code, "message": redacted(failure.message)}

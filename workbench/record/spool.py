@@ -204,8 +204,9 @@ def read_spool(path: Path, start: int, *, alive: bool, limit: int = 200_000) -> 
         header = file.readline()
         head = decode(header.rstrip(b"\n"))
         if not head or head[0] != "#columns":
-            if not alive and header and start == 0:
-                found.torn.append(header + file.read())
+            if not alive and header:
+                file.seek(start)
+                found.torn += [rest] if (rest := file.read()) else []
                 found.end = path.stat().st_size
             return found
         columns = head[1]

@@ -19,6 +19,7 @@ import duckdb
 from workbench.decide.weights import closest
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import TASKS, Recorded
+from workbench.record.ingest import undo
 from workbench.record.log import Log
 
 SCHEMA: Mapping[str, str] = {
@@ -82,7 +83,7 @@ def import_files(log: Log, files: Sequence[str | os.PathLike[str]]) -> list[Impo
             done = [_import_file(con, Path(file)) for file in files]
             con.commit()
         except BaseException:
-            con.rollback()
+            undo(con)
             raise
     return done
 
@@ -94,7 +95,11 @@ def _import_file(con: duckdb.DuckDBPyConnection, path: Path) -> Imported:
         )
     try:
         return _import(con, path)
+    except (duckdb.OutOfMemoryException, duckdb.TransactionException):
+        raise
     except duckdb.Error as error:
+        if any(words in str(error) for words in ("No space left", "Could not write file")):
+            raise
         raise _unreadable(path, error) from error
 
 
@@ -130,19 +135,20 @@ def _import(con: duckdb.DuckDBPyConnection, path: Path) -> Imported:
     total = con.execute("select count(*) from incoming").fetchone()
     if not total or not total[0]:
         raise LLMValidationError(f"{path.name} has no rows", code="data.empty", next_step="give a file with rows")
-    con.execute("create or replace temp table problems(row bigint, col varchar, problem varchar)")
-    # A malformed row must not spoil the others: they are compared only with rows that passed the step before.
-    for step in (_rules(), _repetitions(), _differences(), _conflicts()):
-        con.execute("create or replace temp table sound as from incoming where row not in (select row from problems)")
-        for query in step:
-            con.execute(f"insert into problems {query}")
+    con.execute("create or replace temp table problems(step integer, row bigint, col varchar, problem varchar)")
+    # A malformed row must not spoil the others: they are compared only with rows that passed the steps before.
+    for step, queries in enumerate((_rules(), _repetitions(), _differences(), _conflicts())):
+        _look_at_sound_rows(con, step)
+        for query in queries:
+            con.execute(f"insert into problems select {step}, * from ({query})")
     added, already = _insert(con)
     problems = con.execute("select distinct row, col, problem from problems order by all").fetchall()
     names = con.execute(
         "select distinct recording from incoming where row not in (select row from problems where col = 'recording') "
         "order by 1"
     ).fetchall()
-    for table in ("incoming", "problems", "sound"):
+    con.execute("drop view sound")
+    for table in ("incoming", "problems"):
         con.execute(f"drop table {table}")
     return Imported(
         file=path.name,
@@ -151,6 +157,14 @@ def _import(con: duckdb.DuckDBPyConnection, path: Path) -> Imported:
         added=added,
         already=already,
         problems=tuple(RowProblem(file=path.name, row=r, column=c, problem=p) for r, c, p in problems),
+    )
+
+
+def _look_at_sound_rows(con: duckdb.DuckDBPyConnection, step: int) -> None:
+    """A view, not a copy: the texts of a large file are held once."""
+    con.execute(
+        f"create or replace temp view sound as from incoming where row not in "
+        f"(select row from problems where step < {step})"
     )
 
 
@@ -277,7 +291,7 @@ def _conflicts() -> list[str]:
 
 
 def _insert(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    con.execute("create or replace temp table sound as from incoming where row not in (select row from problems)")
+    _look_at_sound_rows(con, 99)
     con.execute(f"create or replace temp table good as {_HASHED}")
     same = " and ".join(f"o.{c.strip()} = n.{c.strip()}" for c in IDENTITY.split(","))
     already = con.execute(f"select count(*) from good n where exists (from log.recorded o where {same})").fetchone()

@@ -56,6 +56,13 @@ class MultiModelEnsembler:
             )
         functions = dict(executors or {})
         self.members = [self._member(named, functions) for named in models]
+        for name in functions:
+            if name not in models:
+                raise LLMValidationError(
+                    f"executor {name!r} names no model of the ensemble",
+                    code="validation.models",
+                    next_step=f"give functions under the models' names: {', '.join(map(str, models))}"[:160],
+                )
         names = [m.name for m in self.members]
         if not names or len(set(names)) < len(names):
             raise LLMValidationError(
@@ -73,6 +80,12 @@ class MultiModelEnsembler:
     @staticmethod
     def _member(named: Named, functions: Mapping[str, Callable[[str], Any]]) -> Member:
         if isinstance(named, str) and named in functions:
+            if not callable(functions[named]):
+                raise LLMValidationError(
+                    f"executor {named!r} is a {type(functions[named]).__name__}, not a function",
+                    code="validation.models",
+                    next_step="give a function that takes the prompt and returns a text",
+                )
             return Member(name=named, model=FunctionModel(named, functions[named]))
         return other_member(named, {}, PROFILES)
 

@@ -32,7 +32,7 @@ def notebooks() -> Path:
 
 def default_log() -> Path:
     """WORKBENCH_LOG, or data/log."""
-    return Path(os.environ.get("WORKBENCH_LOG") or root() / "data" / "log")
+    return Path(os.environ.get("WORKBENCH_LOG") or root() / "data" / "log").expanduser()
 
 
 def recordings() -> Path:

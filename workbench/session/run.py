@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from workbench.decide.merge import as_merge
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 from workbench.record.log import Log
@@ -68,18 +69,18 @@ class Run:
             [self.run_id, "exact_answer" if self.table.extracted else "source"],
         )
 
-    def compare(self, *strategies: Merge, seed: int = 0) -> Comparison:
+    def compare(self, *strategies: Merge | str, seed: int = 0) -> Comparison:
         """Every merge against the best single model: the run's own, those given, and the three built-in ones."""
         if strategies:
             self.table.values()  # refuses a run without text
         own = [self.merge] if self.merge is not None else []
-        return Comparison(compare(self.table, strategies_of(self.table, [*own, *strategies]), seed=seed))
+        return Comparison(compare(self.table, strategies_of(self.table, [*own, *map(as_merge, strategies)]), seed=seed))
 
-    def what_if(self, *strategies: Merge, seed: int = 0) -> Comparison:
+    def what_if(self, *strategies: Merge | str, seed: int = 0) -> Comparison:
         """The given merges of the recorded answers against the best single model; no call is made."""
         if strategies:
             self.table.values()
-        return Comparison(compare(self.table, strategies, seed=seed))
+        return Comparison(compare(self.table, [as_merge(s) for s in strategies], seed=seed))
 
     def replay(self, *policies: Merge) -> Drift:
         """Decide every merge and read every answer again from the log; `.drifts` is 0 when all agree.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.act.simulated import PROFILES, Profile
 from workbench.act.world import World
-from workbench.decide.merge import policy as built_in
+from workbench.decide.merge import as_merge
 from workbench.decide.weights import closest
 from workbench.errors import LLMRouterError, LLMValidationError
 from workbench.facts import Merge, Recorded
@@ -79,6 +79,8 @@ class Workbench:
 
     def import_files(self, files: Sequence[str | os.PathLike[str]]) -> list[Imported]:
         """Import several recordings: all of them, or none when one cannot be read at all."""
+        if isinstance(files, str | os.PathLike):
+            files = [files]
         return import_files(self.log, files)
 
     def recordings(self) -> Sequence[Mapping[str, Any]]:
@@ -135,7 +137,9 @@ class Workbench:
                 code="validation.config",
                 next_step="use a number of items to ask at once, such as 16",
             )
-        policy = _policy(merge)
+        policy = None if merge is None else as_merge(merge)
+        if isinstance(models, str):
+            models = [models]
         rows, suite = self._suite(name, score_kind)
         wanted = models if models is not None else self._default_models(suite)
         key = {item.item_id: item for item in suite.items}
@@ -174,9 +178,15 @@ class Workbench:
         if name in recorded:
             rows = self._recordings.recorded(name)
             return rows, suite_of(name, rows, score_kind=score_kind)
+        if name in bundled and score_kind not in (None, "correct"):
+            raise LLMValidationError(
+                f"{name} has scores of kind 'correct' only, not {score_kind!r}",
+                code="validation.score_kind",
+                next_step="leave score_kind out for a bundled suite",
+            )
         if name in bundled:
             return (), read_suite(bundled[name])
-        hint = closest(name, [*recorded, *bundled])
+        hint = closest(str(name), [*recorded, *bundled])
         raise LLMRouterError(
             f"unknown recording or suite {name!r}; recordings: {', '.join(recorded) or 'none'}; "
             f"suites: {', '.join(bundled)}",
@@ -201,15 +211,3 @@ class Workbench:
 
         run_id = run.run_id if isinstance(run, Run) else self.get_run(run).run_id
         return make_report(self.log.folder, run_id, notebook=notebook, out=out)
-
-
-def _policy(merge: Merge | str | None) -> Merge | None:
-    if isinstance(merge, str):
-        return built_in(merge)
-    if merge is None or (callable(merge) and not isinstance(merge, type) and isinstance(merge.name, str)):
-        return merge
-    raise LLMValidationError(
-        f"merge {merge!r} is neither the name of a strategy nor a policy object",
-        code="validation.strategy",
-        next_step="pass a name such as majority_voting, or an object such as MajorityVoting()",
-    )

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import LLMValidationError
+from workbench.show.tables import inline
 from workbench.study.compare import Compared
 from workbench.study.summary import Spent, label, unit_name
 
@@ -124,13 +126,13 @@ def plot_scores(found: Any) -> go.Figure:
 
 
 def cost_values(found: Compared, spent: Mapping[str, Spent]) -> list[dict[str, Any]]:
-    """Score, total cost and median latency of the models whose calls tell cost and latency."""
+    """Score, total cost and median latency (None where unknown) of the models whose calls tell their cost."""
     return [
         {
             "model": s.model,
             "score": _r(s.score),
             "cost_usd": _r(calls.cost_usd),
-            "latency_p50_ms": _r(calls.latency_p50_ms),
+            "latency_p50_ms": None if calls.latency_p50_ms is None else _r(calls.latency_p50_ms),
             "source": calls.source,
         }
         for s in found.singles
@@ -151,8 +153,11 @@ def plot_cost(found: Any, spent: Mapping[str, Spent]) -> go.Figure:
             mode="markers+text",
             text=[plain(r["model"]) for r in rows],
             textposition="top center",
-            marker={"color": BLUE, "size": [max(8, min(40, r["latency_p50_ms"] / 25)) for r in rows]},
-            hovertext=[f"{r['latency_p50_ms']:.0f} ms median latency" for r in rows],
+            marker={"color": BLUE, "size": [max(8, min(40, (r["latency_p50_ms"] or 0) / 25)) for r in rows]},
+            hovertext=[
+                "latency unknown" if r["latency_p50_ms"] is None else f"{r['latency_p50_ms']:.0f} ms median latency"
+                for r in rows
+            ],
         )
     )
     figure.update_yaxes(title_text="score", rangemode="tozero")
@@ -168,8 +173,8 @@ def plot_cost(found: Any, spent: Mapping[str, Spent]) -> go.Figure:
 
 
 def plain(text: str) -> str:
-    """The text without markup: plotly reads labels as a subset of HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """The text without markup or control characters: plotly reads labels as a subset of HTML."""
+    return inline(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _errors(marks: Sequence[Mark], colours: Mapping[int, str]) -> go.Figure:
@@ -223,7 +228,14 @@ def _caption(found: Compared) -> str:
 
 
 def _numbers(found: Any) -> Compared:
-    return found if isinstance(found, Compared) else found.found
+    numbers = found if isinstance(found, Compared) else getattr(found, "found", None)
+    if not isinstance(numbers, Compared):
+        raise LLMValidationError(
+            f"a figure is made of a comparison, not of a {type(found).__name__}",
+            code="validation.comparison",
+            next_step="pass run.compare() or run.what_if(...)",
+        )
+    return numbers
 
 
 def _r(value: float) -> float:

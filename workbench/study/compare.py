@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,8 @@ class Strategy:
 
     delta, ci_low, ci_high, verdict: on all items. split_*: over random half splits. conclusion: the verdict
     when both agree, else `cannot tell`. gained, lost: expected number of items on which the merge did better
-    or worse than the single model. tied: share of items with several winners. mcnemar_p: None where a tie
+    or worse than the single model; of the lost, lost_tied ended in a tie and lost_undecided
+    without any winner. tied: share of items with several winners. mcnemar_p: None where a tie
     leaves a score between 0 and 1. mde: minimum detectable effect at power 0.80.
     """
 
@@ -84,6 +85,8 @@ class Strategy:
     tied: float
     mcnemar_p: float | None
     mde: float
+    lost_tied: int = 0
+    lost_undecided: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,7 @@ class Compared:
     samples: int
     splits: int
     seed: int
+    left_out: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; deltas of 0/1 scores are fractions."""
@@ -176,7 +180,16 @@ def compare(
         samples=samples,
         splits=splits,
         seed=seed,
+        left_out=_left_out(table, merges),
     )
+
+
+def _left_out(table: RunTable, merges: Sequence[Merge]) -> str | None:
+    """The name of the run's own merge where it is a class of the user's that is not at hand."""
+    logged = table.spec.get("merge")
+    if not logged or logged["policy"] in POLICIES or any(m.name == logged["policy"] for m in merges):
+        return None
+    return str(logged["policy"])
 
 
 class _Evaluated:
@@ -188,37 +201,43 @@ class _Evaluated:
         # Where nothing won, a share of right answers is 0; a rating has no value to give: the worst seen.
         worst = float(np.nanmin(table.scores))
         self.nothing = 0.0 if worst >= 0 and float(np.nanmax(table.scores)) <= 1 else worst
-        self.scores, tied = self._decided(None)
-        self.tied = float(tied.mean())
+        self.scores, self.winners = self._decided(None)
 
     def on_split(self, choose: NDArray[np.bool_]) -> Floats:
         """Scores with every model's quality estimated on the choosing half alone."""
-        if isinstance(self.merge, votes.Policy) and not _fits(self.merge):
+        if _has_array_form(self.merge) and not _fits(self.merge):
             return self.scores
         half = self.table.scores[self.keep][choose]
         quality, _ = estimated_quality(np.vstack([half, np.full((1, half.shape[1]), np.nan)]))
         return self._decided(quality[-1])[0]
 
-    def _decided(self, quality: Floats | None) -> tuple[Floats, NDArray[np.bool_]]:
-        """Scores of the kept items, and which of them have several winners; quality None takes the logged one."""
+    def _decided(self, quality: Floats | None) -> tuple[Floats, NDArray[np.int64]]:
+        """Scores of the kept items, and how many answers won each; quality None takes the logged one."""
         ballots = self.table.ballots
-        if isinstance(self.merge, votes.Policy) and ballots is not None:
+        if _has_array_form(self.merge) and ballots is not None:
             outcome = votes.decide(self.merge, ballots, quality=quality)
-            scores = outcome.scores(self.values, missing=self.nothing)
-            return scores[self.keep], outcome.tied[self.keep].sum(axis=1) > 1
+            # A rated item is worth the rating of the response that is given, not of others that say the same.
+            rated = not self.table.extracted and isinstance(self.merge, BestOfN)
+            mine = ballots.values(np.where(outcome.chosen, self.table.scores, np.nan)) if rated else self.values
+            return outcome.scores(mine, missing=self.nothing)[self.keep], outcome.tied[self.keep].sum(axis=1)
         found = [self._scalar(int(i), quality) for i in np.flatnonzero(self.keep)]
         return np.array([f[0] for f in found]), np.array([f[1] for f in found])
 
-    def _scalar(self, index: int, quality: Floats | None) -> tuple[float, bool]:
+    def _scalar(self, index: int, quality: Floats | None) -> tuple[float, int]:
         """One item by a policy that has no array form."""
         try:
             merged = self.merge(contributions_at(self.table, index, quality))
         except LLMOrchestratorError:
-            return self.nothing, False
+            return self.nothing, 0
         assert self.table.ballots is not None
         answers = self.table.ballots.answers[index]
         won = [self.values[index, answers.index(a)] for a in merged.tied if a in answers]
-        return (float(np.mean(won)) if won else self.nothing), len(merged.tied) > 1
+        return (float(np.mean(won)) if won else self.nothing), len(merged.tied)
+
+
+def _has_array_form(merge: Merge) -> TypeGuard[votes.Policy]:
+    """Whether votes.py decides as this merge does; a subclass may decide otherwise."""
+    return type(merge) in BUILT_IN
 
 
 def _fits(merge: votes.Policy) -> bool:
@@ -258,7 +277,7 @@ def _single(
     around_score: tuple[float, float],
 ) -> Single:
     source = table.source_scores[keep][:, j]
-    known = ~np.isnan(source)
+    known = ~np.isnan(source) & table.extracted  # else our score is the source's own
     ours = table.scores[keep][:, j]
     answered = None if table.ballots is None else float((table.ballots.codes[keep][:, j] >= 0).mean())
     return Single(
@@ -280,6 +299,7 @@ def _strategy(
     e: _Evaluated, singles: Floats, best: int, interval: tuple[float, float], *, splits: int, seed: int
 ) -> Strategy:
     difference = e.scores - singles[:, best]
+    lost = difference < 0
     split = split_differences(singles, e.on_split, splits=splits, seed=seed)
     on_all, on_splits = verdict(*interval), verdict(split.low, split.high)
     return Strategy(
@@ -296,8 +316,10 @@ def _strategy(
         split_verdict=on_splits,
         conclusion=on_all if on_all == on_splits else "cannot tell",
         gained=int((difference > 0).sum()),
-        lost=int((difference < 0).sum()),
-        tied=e.tied,
+        lost=int(lost.sum()),
+        lost_tied=int((lost & (e.winners > 1)).sum()),
+        lost_undecided=int((lost & (e.winners == 0)).sum()),
+        tied=float((e.winners > 1).mean()),
         mcnemar_p=mcnemar(e.scores, singles[:, best]),
         mde=minimum_detectable_effect(difference),
     )

@@ -39,6 +39,8 @@ from workbench.facts import (
 from workbench.study.suite import EXACT_ANSWER, SOURCE, Suite, answer_of, gold_of
 
 Floats = NDArray[np.float64]
+# A recording that has no row or no text for an item: its model was not asked there, which is no wrong answer.
+NOT_RECORDED = ("replay.unrecorded", "replay.no_text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,9 @@ def _score(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]
             if theirs is not None:
                 facts.append(_fact(plan, item, member.name, SOURCE, theirs))
                 own[i, j] = theirs
-            if suite.extracted and gold is not None:
+            if table and (failure := table[i][j].failure) and failure.code in NOT_RECORDED:
+                own[i, j] = np.nan  # not recorded: neither right nor wrong, and left out of every comparison
+            elif suite.extracted and gold is not None:
                 own[i, j] = float(table[i][j].answer == gold)
                 facts.append(_fact(plan, item, member.name, EXACT_ANSWER, own[i, j]))
         world.sink.write(*facts)

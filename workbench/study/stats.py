@@ -32,9 +32,8 @@ def bootstrap_interval(
 ) -> tuple[Floats, Floats]:
     """Percentile interval of the mean difference, resampling items.
 
-    differences: N items x S strategies (or N). All strategies share the resamples, so their intervals can be
-    compared. Rows with equal values are resampled together as one multinomial draw of their count: the same
-    distribution as drawing items one by one, at a fraction of the work.
+    differences: N items x S columns (or N). All columns share the resamples, which depend on N and the seed alone: an
+    interval is the same whatever else is compared beside it.
     Returns (low, high), each of length S. Source: Efron & Tibshirani 1993, chapter 13.
     Raises LLMValidationError stats.items for fewer than 2 items.
     """
@@ -46,18 +45,14 @@ def bootstrap_interval(
             code="stats.items",
             next_step="compare on more items",
         )
-    patterns, counts = np.unique(d, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     means = np.empty((samples, d.shape[1]))
-    step = max(1, CHUNK_CELLS // len(counts))
+    step = max(1, CHUNK_CELLS // n)
     for start in range(0, samples, step):
         size = min(step, samples - start)
-        if len(counts) * 4 < n:
-            drawn = rng.multinomial(n, counts / n, size=size)
-        else:  # mostly distinct rows: a multinomial draw walks every pattern, counting drawn rows is quicker
-            rows = rng.choice(len(counts), size=(size, n), p=counts / n) + np.arange(size)[:, None] * len(counts)
-            drawn = np.bincount(rows.ravel(), minlength=size * len(counts)).reshape(size, len(counts))
-        means[start : start + size] = drawn.astype(np.float64) @ patterns / n
+        drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        means[start : start + size] = counts.astype(np.float64) @ d / n
     tail = (1 - level) / 2 * 100
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)
     return low, high

@@ -164,7 +164,8 @@ def suite_of(recording: str, rows: Sequence[Recorded], *, score_kind: str | None
 
 
 def _recorded_item(row: Recorded) -> Item:
-    kind = infer_kind(row.reference, row.prompt)
+    # Without a reference nothing tells what form an answer has: the whole response is the answer.
+    kind = "text" if row.reference is None else infer_kind(row.reference, row.prompt)
     return Item(
         item_id=row.item_id,
         task=row.task,

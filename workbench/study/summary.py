@@ -84,8 +84,10 @@ def explain(found: Compared) -> list[str]:
         f"Always picking the best answer of each item (an oracle, not a method) would reach "
         f"{number(found.oracle, found.unit)}."
     )
-    dropped = [f"{found.items_dropped} items without a score for every model were left out."]
-    return [pool, *(dropped if found.items_dropped else []), *(_about(s, found) for s in found.strategies)]
+    if found.items_dropped:
+        pool += f" {found.items_dropped} items without a score for every model were left out."
+    own = [f"The run's own merge, {found.left_out}, is not built in: give it to compare(...) to see it here."]
+    return [pool, *(_about(s, found) for s in found.strategies), *(own if found.left_out else [])]
 
 
 def _about(s: Strategy, found: Compared) -> str:
@@ -95,40 +97,33 @@ def _about(s: Strategy, found: Compared) -> str:
         f"{difference(s.split_delta, unit)} {interval(s.split_low, s.split_high, unit)} with the single model "
         f"chosen on the other half"
     )
-    spread = _amount(found.spread, unit)
-    balance = f"it did worse on {s.lost} items and better on {s.gained}"
+    balance = f"against {best} it did worse on {s.lost} items and better on {s.gained}"
     if s.gained == s.lost == 0:
         return f"{label(s)}: the same as {best} on every item ({measured})."
     match s.conclusion:
         case "worse":
-            why = (
-                f"{label(s)} hurt: {measured}. Against {best} {balance}. "
-                f"The models differ by {spread}: {_how_it_lost(s)}."
-            )
+            return f"{label(s)} hurt: {measured}; {balance}. {_how_it_lost(s, found)}"
         case "better":
-            why = (
-                f"{label(s)} helped: {measured}. Against {best} {balance}. "
-                f"The models differ by {spread}: {_how_it_won(s)}."
-            )
-        case _:
-            why = f"{label(s)}: cannot tell it from {best}: {measured}; {balance}."
-            if s.verdict != s.split_verdict:
-                why += f" The two forms disagree ({s.verdict} on all items, {s.split_verdict} on half splits)."
-            elif s.mde > 0:
-                why += f" A difference under {_amount(s.mde, unit)} would not show on {found.items} items."
+            return f"{label(s)} helped: {measured}; {balance}. The models differ by {_amount(found.spread, unit)}."
+    why = f"{label(s)}: cannot tell it from {best}: {measured}; {balance}."
+    if s.verdict != s.split_verdict:
+        why += f" The two forms disagree ({s.verdict} on all items, {s.split_verdict} on half splits)."
+    elif s.mde > 0:
+        why += f" A difference under {_amount(s.mde, unit)} would not show on {found.items} items."
     return why
 
 
-def _how_it_lost(s: Strategy) -> str:
-    if s.strategy in (MajorityVoting.name, WeightedConsensus.name):
-        return "where the best one did better, weaker ones that agreed with each other outvoted it"
-    return "where the best one did better, the merge took another one's answer"
-
-
-def _how_it_won(s: Strategy) -> str:
-    if s.strategy in (MajorityVoting.name, WeightedConsensus.name):
-        return "where the best one did worse, others that agreed with each other outvoted it"
-    return "where the best one did worse, the merge took another one's answer"
+def _how_it_lost(s: Strategy, found: Compared) -> str:
+    """What happened on the lost items, counted."""
+    other = s.lost - s.lost_tied - s.lost_undecided
+    voted = s.strategy in (MajorityVoting.name, WeightedConsensus.name)
+    parts = [
+        (other, "weaker models outvoted it" if voted else "the merge took another model's answer"),
+        (s.lost_tied, "the answers tied"),
+        (s.lost_undecided, "no answer was left to win"),
+    ]
+    told = "; on ".join(f"{n} {what}" for n, what in parts if n)
+    return f"The models differ by {_amount(found.spread, found.unit)}. Of the items it lost, on {told}."
 
 
 def _amount(value: float, unit: str) -> str:
