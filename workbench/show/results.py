@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from workbench.show.tables import Table, without_blank
-from workbench.study.compare import Compared
+from workbench.study.compare import Compared, Single
 from workbench.study.summary import Spent, difference, explain, interval, label, number, source_line, unit_name
 
 STRATEGIES = ("strategy", "score", "delta", "95 % interval", "verdict", "split delta", "split interval",
@@ -51,7 +51,7 @@ def models_table(found: Compared, spent: Mapping[str, Spent]) -> Table:
             (
                 s.model, number(s.score, unit), f"[{number(s.ci_low, unit)}, {number(s.ci_high, unit)}]",
                 difference(s.delta, unit), _share(s.answered),
-                "-" if s.source_score is None else number(s.source_score, unit), _share(s.source_agreement),
+                _source_score(s, unit), _share(s.source_agreement),
                 _optional(calls.latency_p50_ms if calls else None, ".0f"),
                 _optional(calls.latency_p95_ms if calls else None, ".0f"),
                 _optional(calls.cost_usd if calls else None, ".4f"),
@@ -68,6 +68,10 @@ def models_table(found: Compared, spent: Mapping[str, Spent]) -> Table:
         notes=(line,) if line else (),
     )
     return without_blank(table)
+
+
+def _source_score(s: Single, unit: str) -> str:
+    return "-" if s.source_score is None or s.source_agreement is None else number(s.source_score, unit)
 
 
 def _share(value: float | None) -> str:

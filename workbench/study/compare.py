@@ -277,7 +277,7 @@ def _single(
     around_score: tuple[float, float],
 ) -> Single:
     source = table.source_scores[keep][:, j]
-    known = ~np.isnan(source) & table.extracted  # else our score is the source's own
+    known = ~np.isnan(source)
     ours = table.scores[keep][:, j]
     answered = None if table.ballots is None else float((table.ballots.codes[keep][:, j] >= 0).mean())
     return Single(
@@ -286,7 +286,10 @@ def _single(
         ci_low=float(around_score[0]),
         ci_high=float(around_score[1]),
         source_score=float(source[known].mean()) if known.any() else None,
-        source_agreement=float((source[known] == ours[known]).mean()) if known.any() else None,
+        source_agreement=(
+            # Where our score is the source's own there is nothing to agree.
+            float((source[known] == ours[known]).mean()) if table.extracted and known.any() else None
+        ),
         answered=answered,
         delta=float(delta.mean()),
         delta_low=float(around_delta[0]),
