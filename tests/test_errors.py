@@ -30,7 +30,7 @@ TREE = {
     LLMOrchestratorError: ((LLMError,), "ensemble.failed", False),
     LLMFailoverError: ((LLMError,), "failover.exhausted", True),
     LLMProviderError: ((LLMError,), "provider.error", False),
-    LLMRateLimitError: ((LLMProviderError, LLMError), "provider.rate_limit", True),
+    LLMRateLimitError: ((LLMProviderError, LLMError), "rate_limit", True),
     LLMTimeoutError: ((LLMError, TimeoutError), "timeout.deadline", True),
     LLMValidationError: ((LLMError, ValueError), "validation.input", False),
 }

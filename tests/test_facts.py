@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from workbench import facts
 from workbench.canonical import canonical_json, clean_text, text_hash
-from workbench.errors import LLMError
+from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import EnsembleResponse, Failure, Message, ModelContribution, Request
 
 ROOT = Path(__file__).parents[1]
@@ -231,3 +231,26 @@ def test_canonical_json_refuses_what_json_cannot_say(value):
     """NaN and infinities have no JSON form; they are refused at any depth, as a ValueError."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(value)
+
+
+def test_the_key_follows_what_may_still_change():
+    """A list of messages is taken as it is at that moment; a list inside the parameters may change under the key."""
+    messages = [Message(role="user", content="2+2?")]
+    request = Request(messages=messages)
+    key = request.key
+    messages.append(Message(role="user", content="3+3?"))
+    assert request.key == key == Request.of("2+2?").key
+    stop = ["a"]
+    asked = Request(messages=request.messages, params={"stop": stop})
+    before = asked.key
+    stop.append("b")
+    assert asked.key != before
+    assert asked.key == Request(messages=request.messages, params={"stop": ["a", "b"]}).key
+
+
+@pytest.mark.parametrize("messages", [None, 7, Message(role="user", content="2+2?")])
+def test_messages_that_are_no_list_are_refused(messages):
+    """With the way to make a request."""
+    with pytest.raises(LLMValidationError) as caught:
+        Request(messages=messages)
+    assert caught.value.code == "validation.request"

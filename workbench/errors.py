@@ -30,6 +30,10 @@ class LLMError(Exception):
     next_step: what to do now, one sentence, at most 160 characters where it is ours to choose.
     model: the model concerned, `provider:model`, or None.
     trace_id: 32 hexadecimal digits of the trace the failure belongs to, or None.
+    attempts: one facts.Attempt for each attempt of the call that failed, with its time and code.
+    possibly_billed: a request had left, and nobody knows whether it will be charged.
+    partial: what was saved of an answer, or None.
+    usage, cost_usd: tokens (facts.Usage) and US dollars that the failed attempt is known to have used, or None.
     """
 
     default_code: ClassVar[str] = "error"
@@ -45,6 +49,11 @@ class LLMError(Exception):
         next_step: str | None = None,
         model: str | None = None,
         trace_id: str | None = None,
+        attempts: Sequence[Any] = (),
+        possibly_billed: bool = False,
+        partial: object | None = None,
+        usage: Any = None,
+        cost_usd: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -53,6 +62,11 @@ class LLMError(Exception):
         self.next_step = next_step or self.default_next_step
         self.model = model
         self.trace_id = trace_id
+        self.attempts = tuple(attempts)
+        self.possibly_billed = possibly_billed
+        self.partial = partial
+        self.usage = usage
+        self.cost_usd = cost_usd
         self.add_note(f"next: {self.next_step}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,13 +116,11 @@ class LLMOrchestratorError(LLMError):
         message: str,
         *,
         errors: Sequence[object] = (),
-        partial: object | None = None,
         contributions: Sequence[Any] = (),
         **context: Any,
     ) -> None:
         super().__init__(message, **context)
         self.errors = tuple(errors)
-        self.partial = partial
         self.contributions = tuple(contributions)
 
 
@@ -125,6 +137,11 @@ class LLMFailoverError(LLMError):
     def __init__(self, message: str, *, retry_after_s: float | None = None, **context: Any) -> None:
         super().__init__(message, **context)
         self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait: `retry_after_s` by its name in HTTP."""
+        return self.retry_after_s
 
 
 class LLMProviderError(LLMError):
@@ -151,13 +168,18 @@ class LLMRateLimitError(LLMProviderError):
     retry_after_s: seconds the provider asked to wait, or None.
     """
 
-    default_code = "provider.rate_limit"
+    default_code = "rate_limit"
     default_next_step = "wait retry_after_s, or lower the request rate"
     default_retryable = True
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, **context: Any) -> None:
         super().__init__(message, **context)
         self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait: `retry_after_s` by its name in HTTP."""
+        return self.retry_after_s
 
 
 class LLMTimeoutError(LLMError, TimeoutError):

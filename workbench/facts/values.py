@@ -1,18 +1,12 @@
-"""Frozen values and protocols that cross rooms.
-
-What the workbench knows about a call, a merge or a run is one of these values: made once, never changed, written
-to the log as it is. A protocol's docstring is the contract that `tests/contracts/` checks on implementations.
-
-Units are in the names: `_ms` milliseconds, `_s` seconds, `_usd` US dollars, `_unix_ns` nanoseconds since 1970.
-"""
+"""Frozen values: what the workbench knows about a call, a merge or a run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from workbench.canonical import canonical_json, clean_text
 from workbench.errors import LLMValidationError
@@ -32,10 +26,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens as reported by the source of the answer; None where it reports none."""
+    """Tokens as reported by the source of the answer; None where it reports none.
+
+    cached_tokens: the part of prompt_tokens that the provider read from its own cache.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +49,17 @@ class Request:
     task: str = "general"
     sample: int = 0
     item_id: str | None = None
+    _key: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "messages", tuple(self.messages))
+        except TypeError as error:
+            raise LLMValidationError(
+                f"messages are a {type(self.messages).__name__}, not a list of them",
+                code="validation.request",
+                next_step="pass a list of Message, or use Request.of(prompt)",
+            ) from error
         object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
 
     @property
@@ -61,6 +68,8 @@ class Request:
 
         Raises LLMValidationError validation.params for parameters that JSON has no form for.
         """
+        if self._key is not None:
+            return self._key
         body = [[[m.role, m.content] for m in self.messages], dict(self.params), self.task, self.sample]
         try:
             text = canonical_json(body)
@@ -70,7 +79,11 @@ class Request:
                 code="validation.params",
                 next_step="use texts, finite numbers, lists and mappings with text keys",
             ) from error
-        return hashlib.sha256(clean_text(text).encode()).hexdigest()
+        key = hashlib.sha256(clean_text(text).encode()).hexdigest()
+        parts = (*self.params.values(), *(part for m in self.messages for part in (m.role, m.content)))
+        if all(isinstance(part, str | int | float | None) for part in parts):
+            object.__setattr__(self, "_key", key)  # a list inside could still be changed
+        return key
 
     @property
     def prompt(self) -> str:
@@ -89,6 +102,8 @@ class Response:
 
     latency_ms, ttft_ms: of the model itself; None when its source does not tell (most recordings).
     cost_usd: None when the price is unknown.
+    served_model: the model that the provider says has answered, where it says so. request_id: the provider's own.
+    flags: what is unusual about the answer, such as `usage_estimated`; see docs/reference/models.md.
     """
 
     request_key: str
@@ -100,11 +115,29 @@ class Response:
     cost_usd: float | None = None
     finish_reason: str | None = None
     source: Source
+    served_model: str | None = None
+    request_id: str | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer was cut at its limit of tokens: raise `max_tokens` to have it whole."""
+        return self.finish_reason == "length"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether tokens and cost are estimates, because the provider reported none that can be used."""
+        return "usage_estimated" in self.flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An error as a value: what a call that did not answer leaves behind."""
+    """An error as a value: what a call that did not answer leaves behind.
+
+    possibly_billed: the request had left, and nobody knows whether it will be charged.
+    partial: text that had arrived, or that the model gave as its refusal.
+    usage, cost_usd: what the attempt is known to have used all the same, or None.
+    """
 
     kind: str
     code: str
@@ -112,6 +145,78 @@ class Failure:
     retryable: bool = False
     retry_after_s: float | None = None
     status: int | None = None
+    possibly_billed: bool = False
+    partial: str | None = None
+    request_id: str | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What one attempt is bound to.
+
+    timeout_s: for the whole attempt. first_token_s, idle_s: longest silence before the first text and between two
+        pieces of it, for streamed answers.
+    idempotency_key: the same for all attempts of one call, so that a provider can tell a repetition.
+    stream: ask for the answer piece by piece.
+    """
+
+    timeout_s: float | None = None
+    first_token_s: float | None = None
+    idle_s: float | None = None
+    idempotency_key: str | None = None
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What is known of a live model; None where it is not.
+
+    name: `provider:model`. context_window, max_output_tokens: tokens. The prices are US dollars per million tokens,
+    those of cached tokens the prompt's where None; they hold for prompts of up to prices_up_to_tokens, where a
+    provider charges more for longer ones. source, date: where the figures come from.
+    """
+
+    name: str
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    prompt_usd_per_mtok: float | None = None
+    completion_usd_per_mtok: float | None = None
+    cached_usd_per_mtok: float | None = None
+    prices_up_to_tokens: int | None = None
+    source: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt of a call, as its error lists it; code is None for the one that answered.
+
+    start_s: seconds after the call began.
+    """
+
+    model: str
+    number: int
+    start_s: float
+    duration_ms: float
+    code: str | None
+    possibly_billed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a budget did not admit a call; amounts in micro-US-dollars.
+
+    may_fit_later: it would fit if the reservations of others were released.
+    """
+
+    scope: str
+    limit: int
+    spent: int
+    reserved: int
+    amount: int
+    may_fit_later: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,50 +292,6 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Circuit:
-    """State of the circuit breaker of one (provider, model)."""
-
-    provider: str
-    model: str
-    state: Literal["closed", "open", "half_open"] = "closed"
-    since_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """One timed operation of a trace."""
-
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    component: str
-    operation: str
-    start_unix_ns: int
-    duration_ms: float
-    ok: bool
-    failure: Failure | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    run_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One choice made by a policy: inputs, parameters and output, enough to make it again."""
-
-    span_id: str
-    request_key: str
-    kind: str
-    policy: str
-    version: str
-    params: Mapping[str, Any]
-    inputs: Mapping[str, Any]
-    output: Any
-    duration_us: float
-    run_id: str | None = None
-    item_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One question of a suite.
 
@@ -243,78 +304,6 @@ class Item:
     prompt: str
     reference: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """Value given to one model's answer by one scorer; higher is better."""
-
-    item_id: str
-    model: str
-    scorer: str
-    value: float
-    run_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One attempt to get an answer: exactly one row of the log, answered or not."""
-
-    span_id: str
-    trace_id: str
-    run_id: str | None
-    item_id: str | None
-    provider: str
-    model: str
-    request: Request
-    response: Response | None
-    failure: Failure | None
-    start_unix_ns: int
-    duration_ms: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemAsked:
-    """An item as one run asked it."""
-
-    run_id: str
-    position: int
-    item: Item
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contribution:
-    """A member's part in one item of a run."""
-
-    run_id: str
-    item_id: str
-    part: ModelContribution
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted:
-    """A run began; spec holds everything needed to repeat it."""
-
-    run_id: str
-    name: str
-    source: str
-    models: tuple[str, ...]
-    spec: Mapping[str, Any]
-    start_unix_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnded:
-    """A run ended with `status`: finished, failed or cancelled."""
-
-    run_id: str
-    status: Literal["finished", "failed", "cancelled"]
-    end_unix_ns: int
-    items: int
-    failure: Failure | None = None
-
-
-Fact = Call | Span | Decision | Score | ItemAsked | Contribution | RunStarted | RunEnded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,60 +324,3 @@ class Recorded:
     completion_tokens: int | None
     latency_ms: float | None
     cost_usd: float | None
-
-
-class Model(Protocol):
-    """Something that answers requests.
-
-    `complete` is called concurrently, also for equal requests. It raises LLMError only; CancelledError passes.
-    """
-
-    @property
-    def name(self) -> str:
-        """`provider:model`, unique inside one run."""
-
-    async def complete(self, request: Request) -> Response:
-        """The model's answer."""
-
-
-@runtime_checkable
-class Merge(Protocol):
-    """A pure policy that makes one answer of many.
-
-    It ignores the order of contributions and zero weights, returns the answer when all agree, never lets a winner
-    lose because a supporter's weight grew, and refuses an empty input by name.
-    """
-
-    @property
-    def name(self) -> str:
-        """The strategy's name in tables and in the log."""
-
-    def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
-        """The merged answer; raises LLMError only."""
-
-
-class Sink(Protocol):
-    """Where facts go. `write` returns when the facts are acknowledged, and never waits for a database."""
-
-    def write(self, *facts: Fact) -> None:
-        """Take the facts, in order, as one batch."""
-
-
-class ReplaySource(Protocol):
-    """Recorded answers by recording name. Unknown names raise LLMValidationError that lists the known ones."""
-
-    def recordings(self) -> Sequence[Mapping[str, Any]]:
-        """One mapping per recording: recording, items, models (list of {model, styles}), rows."""
-
-    def recorded(self, recording: str) -> Sequence[Recorded]:
-        """Every recorded answer, ordered by item_id, model and prompt_style."""
-
-
-class BudgetLedger(Protocol):
-    """Reserve-then-settle accounting in integer micro-units."""
-
-    def reserve(self, key: str, amount: int) -> bool:
-        """Whether `amount` could be set aside under `key`."""
-
-    def settle(self, key: str, reserved: int, actual: int) -> None:
-        """Replace a reservation by what was spent."""
