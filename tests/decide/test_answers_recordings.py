@@ -10,7 +10,11 @@ import pytest
 
 from workbench.decide.answers import extract, infer_kind, normalise, options_in
 
-pytestmark = pytest.mark.recordings
+pytestmark = [
+    pytest.mark.recordings,
+    pytest.mark.no_cover,
+    pytest.mark.long,
+]  # long on real data, and others reach every line
 
 # item, model, style -> (extracted answer, normalised reference, source score)
 Judged = dict[tuple[str, str, str], tuple[str | None, str | None, float]]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from workbench.decide.quorum import best, nobody
 from workbench.decide.weights import Weights, check_members, check_models, check_weights, closest, units_of
 from workbench.errors import LLMOrchestratorError, LLMValidationError
 from workbench.facts import EnsembleResponse, Merge, ModelContribution
@@ -185,19 +186,13 @@ def _filtered(parts: list[ModelContribution], threshold: float | None) -> list[M
         return kept
     answered = [c for c in parts if not _is_failed(c)]
     if not answered:
-        raise LLMOrchestratorError(
-            f"all {len(parts)} members failed",
-            code="ensemble.all_failed",
-            errors=[c.failure for c in parts],
-            contributions=kept,
-            next_step="read .errors, one per member in order of their names",
-        )
-    best = max(answered, key=_rank)
+        raise nobody(kept)
+    top = best(answered)
     raise LLMOrchestratorError(
-        f"none of {len(parts)} contributions reaches quality {threshold} (best: {best.model} at {best.quality})",
+        f"none of {len(parts)} contributions reaches quality {threshold} (best: {top.model} at {top.quality})",
         code="ensemble.all_filtered",
         errors=[c.failure for c in parts if c.failure],
-        partial=best,
+        partial=top,
         contributions=kept,
         next_step="lower quality_threshold, or use the best contribution kept in .partial",
     )
