@@ -17,7 +17,7 @@ import pytest
 from workbench.act.simulated import PROFILES, Profile, SimulatedModel, wrong_answers
 from workbench.decide.answers import extract, normalise
 from workbench.errors import LLMProviderError, LLMValidationError
-from workbench.facts import Item, Request
+from workbench.facts import Item, Message, Request
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_an_answer_is_the_same_in_every_process():
     code = (
         "import asyncio, json\n"
         "from workbench.act.simulated import PROFILES, SimulatedModel\n"
-        "from workbench.facts import Item, Request\n"
+        "from workbench.facts import Item, Message, Request\n"
         "item = Item(item_id='x', task='reasoning', prompt='p', reference='12', metadata={'answer_kind': 'number'})\n"
         "asked = [Request.of('p', item_id='x'), Request.of('é?'), Request.of('q', task='reasoning')]\n"
         "found = [asyncio.run(SimulatedModel(p, {'x': item}).complete(r)) for p in PROFILES.values() for r in asked]\n"
@@ -192,6 +192,25 @@ def test_two_unknown_prompts_get_different_answers():
     model = model_of([])
     texts = {asyncio.run(model.complete(Request.of(f"Prompt {k}"))).text for k in range(100)}
     assert len(texts) > 40  # 100 draws of 100 numbers hit about 63 of them
+
+
+def test_a_seeded_answer_depends_on_what_a_wire_format_carries_and_on_nothing_else():
+    """Parameters, task and the place of system messages change nothing; each turn, its role and the sample do."""
+    model = model_of([])
+
+    def said(*turns, **more):
+        messages = tuple(Message(role=role, content=content) for role, content in turns)
+        return asyncio.run(model.complete(Request(messages=messages, **more))).text
+
+    system, ask, told = ("system", "Be brief."), ("user", "Who?"), ("assistant", "Me.")
+    base = said(system, ask)
+    assert said(system, ask, params={"temperature": 0.5}, task="reasoning", item_id="x") == base
+    assert said(ask, system) == base
+    assert said(("system", "a"), ("system", "b"), ask) == said(("system", "a\n\nb"), ask)
+    others = [said(ask), said(system, ask, told, ask), said(system, ("user", "Who? ")), said(system, ask, sample=1)]
+    others += [said(ask, told, ask), said(told, ask, ask), said(("user", "Be brief."), ask)]
+    # Of 8 independent draws from 100 numbers at least six are distinct with probability 0.998; the seed fixes them.
+    assert len({base, *others}) >= 6
 
 
 @pytest.mark.parametrize(

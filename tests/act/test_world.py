@@ -12,11 +12,6 @@ from workbench.facts import Score
 SCORE = Score(item_id="i", model="m", scorer="s", value=1.0)
 
 
-def run(coroutine):
-    """The coroutine's result; a sleep that really sleeps fails after five seconds instead of an hour."""
-    return asyncio.run(asyncio.wait_for(coroutine, 5))
-
-
 def test_an_hour_of_waiting_takes_no_time():
     """A virtual sleep moves both virtual clocks by its length and returns at once."""
     world = World.virtual()
@@ -27,7 +22,7 @@ def test_an_hour_of_waiting_takes_no_time():
             await world.sleep(600)
         return world.now_s() - start_s, world.unix_ns() - start_ns
 
-    assert run(backoff()) == (3600.0, 3_600_000_000_000)
+    assert world.run(backoff()) == (3600.0, 3_600_000_000_000)
 
 
 def test_virtual_time_stands_still_while_nobody_sleeps():
@@ -39,7 +34,7 @@ def test_virtual_time_stands_still_while_nobody_sleeps():
             await world.sleep(seconds)
         return sum(range(10_000)), world.now_s()
 
-    assert run(work()) == (49_995_000, 0.0)
+    assert world.run(work()) == (49_995_000, 0.0)
 
 
 def test_a_virtual_sleep_lets_others_run():
@@ -54,7 +49,7 @@ def test_a_virtual_sleep_lets_others_run():
     async def both():
         await asyncio.gather(task("a"), task("b"))
 
-    run(both())
+    world.run(both())
     assert order[:2] == ["a", "b"]
 
 
@@ -69,7 +64,7 @@ def test_concurrent_sleeps_overlap_and_wake_in_order_of_time():
     async def all_three():
         await asyncio.gather(task(5.0), task(1.0), task(3.0))
 
-    run(all_three())
+    world.run(all_three())
     assert woken == [(1.0, 1.0), (3.0, 3.0), (5.0, 5.0)]
 
 
@@ -85,7 +80,7 @@ def test_virtual_time_waits_for_whoever_still_works():
     async def both():
         return await asyncio.gather(work(), world.sleep(3600))
 
-    assert run(both())[0] == 0.0
+    assert world.run(both())[0] == 0.0
 
 
 def test_a_seed_decides_every_draw_and_name():
@@ -128,3 +123,52 @@ def test_the_memory_sink_keeps_facts_in_order():
     world.sink.write(SCORE)
     assert sink.facts == [SCORE] * 3
     assert World.virtual().sink.facts == []
+
+
+def test_every_timer_of_the_loop_is_virtual():
+    """A deadline of asyncio passes by the virtual clock, at its very second."""
+    world = World.virtual()
+
+    async def late():
+        try:
+            async with asyncio.timeout(90):
+                await asyncio.sleep(3600)
+        except TimeoutError:
+            return world.now_s()
+
+    assert world.run(late()) == 90.0
+
+
+def test_a_virtual_pause_moves_the_clock_of_plain_functions():
+    """`pause` takes virtual time and no other; a pause of less than nothing takes none."""
+    world = World.virtual()
+    world.pause(3600)
+    world.pause(-1)
+    assert world.now_s() == 3600.0
+
+
+def test_a_virtual_sleep_on_another_loop_is_refused():
+    """Where the loop's timers are real, a virtual sleep says what to do instead of waiting in earnest."""
+    with pytest.raises(RuntimeError, match=r"world\.run"):
+        asyncio.run(World.virtual().sleep(1))
+
+
+def test_waiting_for_nothing_ends(monkeypatch):
+    """A task that waits for what nobody will do is an error of its own, not a hang."""
+    monkeypatch.setattr("workbench.act.world.PATIENCE_S", 0.05)
+
+    async def stuck():
+        await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(RuntimeError, match="never happens"):
+        World.virtual().run(stuck())
+
+
+def test_a_thread_is_waited_for():
+    """Work in a thread takes real time, and the virtual loop has the patience for it."""
+    world = World.virtual()
+
+    async def work():
+        return await asyncio.to_thread(sum, range(1000)), world.now_s()
+
+    assert world.run(work()) == (499500, 0.0)

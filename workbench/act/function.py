@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from workbench.act.threads import in_thread
 from workbench.errors import LLMProviderError
 from workbench.facts import Request, Response
 
@@ -16,7 +17,8 @@ from workbench.facts import Request, Response
 class FunctionModel:
     """A model whose answers a function gives; its answers count as `live`.
 
-    function: takes the prompt, returns a text or a Response; plain functions run in a thread.
+    function: takes the prompt, returns a text or a Response; a plain function runs in a thread of
+        its own, which is left behind when the call is given up (Python cannot stop it).
     """
 
     name: str
@@ -27,7 +29,7 @@ class FunctionModel:
         if inspect.iscoroutinefunction(self.function):
             made = await self.function(request.prompt)
         else:
-            made = await asyncio.to_thread(self.function, request.prompt)
+            made = await in_thread(partial(self.function, request.prompt), name=f"workbench {self.name}")
             if inspect.isawaitable(made):
                 made = await made
         if isinstance(made, Response):

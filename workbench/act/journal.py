@@ -7,13 +7,14 @@ and returns the output. Deciding again from the log must give the same value: st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from workbench.act.trace import current_span
 from workbench.act.world import World
 from workbench.decide.merge import params_of
 from workbench.errors import LLMError
-from workbench.facts import Decision, EnsembleResponse, ModelContribution
+from workbench.facts import Decision, EnsembleResponse, Failure, ModelContribution
 
 T = TypeVar("T")
 
@@ -26,13 +27,14 @@ def decide(
     request_key: str = "",
     run_id: str | None = None,
     item_id: str | None = None,
+    by_name: bool = False,
     **facts: Any,
 ) -> T:
-    """What `policy` makes of the facts, given to it in order; the decision is logged even when it raises."""
+    """What `policy` makes of the facts, given to it in order or by name; the decision is logged even when it raises."""
     start = world.now_s()
     output: Any = None
     try:
-        made = policy(*facts.values())
+        made = policy(**facts) if by_name else policy(*facts.values())
         output = encode(made)
         return made
     except LLMError as error:
@@ -65,6 +67,9 @@ def encode(value: Any) -> Any:
     if isinstance(value, ModelContribution):
         failure = value.failure.code if value.failure else None
         return [value.model, value.answer, value.quality, value.weight, value.status, failure]
+    if isinstance(value, Failure):
+        return {"code": value.code, "retryable": value.retryable, "retry_after_s": value.retry_after_s,
+                "status": value.status, "possibly_billed": value.possibly_billed}  # fmt: skip
     if isinstance(value, EnsembleResponse):
         return {
             "answer": value.answer,
@@ -72,6 +77,8 @@ def encode(value: Any) -> Any:
             "confidence": value.confidence,
             "agreement": value.agreement,
         }
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): encode(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -4,23 +4,25 @@ They exist so that everything can be tried without a key or a network, and are l
 their numbers appear. A known item (one of the suite that is run) is answered correctly with the declared
 skill of its task; any other prompt gets a seeded answer. Two models that share an error source fail on the
 same items and give the same wrong answer there, in the declared share of cases: this is what makes voting
-fail in practice. Every draw is a hash of (seed, model or source, item, purpose), so an answer is the same in every
-process and in any order of calls. Latency and cost are reported, not waited for or paid.
+fail in practice. Every draw is a hash of (seed, model or source, item or conversation, sample, purpose), so an answer
+is the same in every process, in any order of calls, and through the fault lab, which sees only what a wire format
+carries. Latency and cost are reported, not waited for or paid.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from statistics import NormalDist
 from types import MappingProxyType
 
+from workbench.canonical import canonical_json, clean_text
 from workbench.decide.answers import AnswerKind, normalise
 from workbench.errors import LLMProviderError, LLMValidationError
-from workbench.facts import TASKS, Item, Request, Response, Usage
+from workbench.facts import TASKS, Item, Message, Request, Response, Usage
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -132,7 +134,7 @@ class SimulatedModel:
         item = self.key.get(request.item_id or "")
         if item is not None and item.prompt != request.prompt:
             item = None
-        about = f"{item.item_id if item else request.key}#{request.sample}"
+        about = f"{item.item_id if item else conversation_key(request.messages)}#{request.sample}"
         if self._draw("fail", about) < p.fail:
             raise LLMProviderError(
                 f"{self.name} failed on item {about}, as its profile says it does with probability {p.fail:g}",
@@ -185,6 +187,16 @@ class SimulatedModel:
         who = f"source:{self.profile.source}" if shared else f"model:{self.profile.name}"
         digest = hashlib.blake2b(f"{self.profile.seed}|{who}|{purpose}|{about}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64
+
+
+def conversation_key(messages: Sequence[Message]) -> str:
+    """SHA-256 (hexadecimal) of what every wire format keeps of a conversation.
+
+    That is all system messages as one text, and the other turns in order; parameters and task are no part of it.
+    """
+    system = "\n\n".join(m.content for m in messages if m.role == "system")
+    turns = [[m.role, m.content] for m in messages if m.role != "system"]
+    return hashlib.sha256(clean_text(canonical_json([system, turns])).encode()).hexdigest()
 
 
 def _tokens(text: str) -> int:
