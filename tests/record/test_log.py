@@ -43,7 +43,10 @@ from workbench.facts import (
     Span,
     Usage,
 )
+from workbench.record import ingest, spool
 from workbench.record.log import Log
+from workbench.record.schema import COLUMNS, MIGRATIONS, VERSION
+from workbench.record.spool import checked, encode
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "x'); drop table log.scores; --"
@@ -179,8 +182,56 @@ def test_a_call_reads_back_as_written(log: Log) -> None:
         "start_unix_ns": 1_700_000_000_000_000_000, "duration_ms": 14.5, "latency_ms": 12.5, "ttft_ms": 3.25,
         "prompt_tokens": 5, "completion_tokens": 1, "cost_usd": 0.002, "finish_reason": "stop",
         "response_hash": text_hash("4"), "ok": True, "failure_kind": None, "failure_code": None,
-        "failure_message": None,
+        "failure_message": None, "call_id": "s1", "attempts": 1, "member": "m", "status": "ok",
+        "possibly_billed": False, "request_id": None, "served_model": None, "cached_tokens": None, "flags": None,
+        "idempotency_key": None, "call_ms": 14.5, "booked_usd": None,
     }  # fmt: skip
+
+
+def test_every_attempt_is_a_row_and_a_call_is_its_final_one(log: Log) -> None:
+    """`attempts` has what was sent, `calls` one row a call; what was never sent is a call without an attempt."""
+    first = replace(call(text=None, failure=BROKEN), call_id="c1", final=False, member="mine", idempotency_key="k1")
+    answer = replace(call(), span_id="s2", call_id="c1", attempt=2, model="other", member="mine")
+    refused = replace(call(text=None, failure=BROKEN), span_id="s3", call_id="c2", attempt=0)
+    log.write(first, answer, refused)
+    seen = log.rows("select call_id, attempt, model, status, final from attempts order by attempt")
+    assert seen == [("c1", 1, "m", "error", False), ("c1", 2, "other", "ok", True)]
+    calls = log.rows("select call_id, attempts, member, model, status from calls order by call_id")
+    assert calls == [("c1", 2, "mine", "other", "ok"), ("c2", 0, "m", "m", "refused")]
+    assert log.rows("select idempotency_key from attempts where attempt = 1") == [("k1",)]
+
+
+def test_what_a_failed_attempt_brought_is_kept(log: Log) -> None:
+    """The text that had arrived, its tokens and its cost, and that it may be billed, stay with the failed attempt."""
+    cut = Failure(
+        kind="LLMProviderError", code="provider.connection", message="cut", partial="half an ans", request_id="req_1",
+        usage=Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=2), cost_usd=0.5, possibly_billed=True,
+    )  # fmt: skip
+    log.write(call(text=None, failure=cut))
+    [row] = log.records("select c.*, t.text from attempts c join texts t on t.hash = c.response_hash")
+    wanted = ("text", "request_id", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_usd")
+    assert [row[name] for name in wanted] == ["half an ans", "req_1", 7, 3, 2, 0.5]
+    assert (row["possibly_billed"], row["ok"], row["status"]) == (True, False, "error")
+
+
+def test_st_older_log_of_version_1_is_brought_up_to_date(folder: Path) -> None:
+    """Rows written before calls had attempts read as calls of one attempt under the model's own name."""
+    folder.mkdir()
+    with duckdb.connect(str(folder / "workbench.duckdb")) as con:
+        con.execute(MIGRATIONS[0])
+        con.execute("insert into log.schema_version values (1, 0)")
+        for span_id, ok, code in (("a", True, None), ("b", False, "timeout.deadline"), ("c", False, "cancelled")):
+            con.execute(
+                "insert into log.calls (span_id, model, provider, ok, failure_code) values (?, 'm', 'p', ?, ?)",
+                [span_id, ok, code],
+            )
+    log = Log.open(folder)
+    log.write(call(span_id="d"))
+    assert log.rows("select span_id, call_id, attempts, member, status from calls order by span_id") == [
+        ("a", "a", 1, "m", "ok"), ("b", "b", 1, "m", "timeout"), ("c", "c", 1, "m", "cancelled"),
+        ("d", "d", 1, "m", "ok"),
+    ]  # fmt: skip
+    log.close()
 
 
 def test_a_failed_call_reads_back_with_its_failure(log: Log) -> None:
@@ -245,14 +296,15 @@ VIEWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
             ),
         ),
         {
-            "run_id": "r1", "item_id": "i1", "strategy": "majority_voting", "params": "{}", "answer": "4",
-            "tied": '["4"]', "confidence": 0.75, "agreement": 1.0, "duration_us": 3.0,
+            "run_id": "r1", "item_id": "i1", "strategy": "majority_voting", "version": "1", "params": "{}",
+            "answer": "4", "tied": '["4"]', "confidence": 0.75, "agreement": 1.0, "duration_us": 3.0,
+            "request_key": "k", "span_id": "s3", "source": None,
         },
     ),
     (
         "scores",
         (Score(item_id="i1", model="p:m", scorer="exact", value=0.1 + 0.2),),
-        {"run_id": "", "item_id": "i1", "model": "p:m", "scorer": "exact", "value": 0.1 + 0.2},
+        {"run_id": "", "item_id": "i1", "model": "p:m", "scorer": "exact", "value": 0.1 + 0.2, "source": None},
     ),
     (
         "contributions",
@@ -291,17 +343,22 @@ VIEWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         {
             "run_id": "r1", "name": "n", "source": "suite", "models": '["p:m","p:n"]', "spec": '{"seed":1}',
             "start_unix_ns": 5, "status": "unfinished", "end_unix_ns": None, "items": None, "failure": None,
+            "cpu_s": None, "peak_rss_bytes": None,
         },
     ),
     (
         "runs",
         (
             RunStarted(run_id="r1", name="n", source="suite", models=(), spec={}, start_unix_ns=5),
-            RunEnded(run_id="r1", status="finished", end_unix_ns=9, items=3),
+            RunEnded(run_id="r1", status="crashed", end_unix_ns=7, items=3),
+            RunEnded(
+                run_id="r1", status="finished", end_unix_ns=9, items=3, cpu_s=1.5, peak_rss_bytes=2**30
+            ),
         ),
         {
             "run_id": "r1", "name": "n", "source": "suite", "models": "[]", "spec": "{}", "start_unix_ns": 5,
-            "status": "finished", "end_unix_ns": 9, "items": 3, "failure": None,
+            "status": "finished", "end_unix_ns": 9, "items": 3, "failure": None, "cpu_s": 1.5,
+            "peak_rss_bytes": 2**30,
         },
     ),
 ]  # fmt: skip
@@ -431,7 +488,7 @@ def test_nb_two_kernels_may_open_a_new_folder_together(folder: Path) -> None:
     for kernel in kernels:
         output(kernel)
     log = Log.open(folder)
-    assert log.rows("select count(*) from log.schema_version") == [(1,)]
+    assert log.rows("select version from log.schema_version order by 1") == [(n + 1,) for n in range(VERSION)]
     assert counted(log) == (4, 4)
 
 
@@ -652,7 +709,7 @@ def test_st_kill9_during_an_upgrade_leaves_the_former_version(log: Log, folder: 
     process.kill()
     assert process.communicate()[0] == ""
     again = Log.open(folder)
-    assert again.rows("select max(version) from log.schema_version") == [(1,)]
+    assert again.rows("select max(version) from log.schema_version") == [(VERSION,)]
     assert counted(again) == (1, 1)
 
 
@@ -911,7 +968,7 @@ def test_st_newer_schema_is_refused_and_left_as_it_is(log: Log, folder: Path) ->
     with duckdb.connect(str(log.database)) as con:
         con.execute("insert into log.schema_version values (99, 0)")
     before = log.database.read_bytes()
-    with pytest.raises(LLMError, match=r"version 99.*up to 1") as caught:
+    with pytest.raises(LLMError, match=rf"version 99.*up to {VERSION}") as caught:
         Log.open(folder)
     assert caught.value.code == "storage.schema"
     assert "upgrade" in caught.value.next_step
@@ -1378,3 +1435,75 @@ def test_sec_secret_log_keys_in_error_messages_are_redacted(log: Log, said: str)
     [(message,)] = log.rows("select failure_message from calls")
     assert "[redacted]" in message
     assert not any(secret in message for secret in ("abcdefghijkl", "abc.def", "verysecret"))
+
+
+def spool_of_a_dead_writer(folder: Path, *values: tuple[Any, ...]) -> None:
+    """A spool file with these rows of scores, whatever they hold."""
+    header = ["#columns", {table: list(columns) for table, columns in COLUMNS.items()}]
+    lines = checked(json.dumps(header).encode()) + b"".join(encode([["scores", *value]]) for value in values)
+    (folder / "spool" / "0-dead.spool").write_bytes(lines)
+
+
+def test_st_spool_dup_of_a_row_that_no_table_holds_keeps_the_good_one(log: Log, folder: Path) -> None:
+    """The first of two rows with one key is damaged: the second is kept, as all other rows are."""
+    spool_of_a_dead_writer(folder, ("r", "1", "m", "s", "bad"), ("r", "1", "m", "s", 0.7), ("r", "2", "m", "s", 0.1))
+    assert log.rows("select item_id, value from scores order by item_id") == [("1", 0.7), ("2", 0.1)]
+    assert b"bad" in set_aside(folder, "0-dead.spool")
+
+
+def test_st_spool_dup_of_a_key_in_another_type_is_one_row(log: Log, folder: Path) -> None:
+    """Keys are compared as the table keeps them: the number 1 and the text 1 are one item there."""
+    spool_of_a_dead_writer(folder, ("r", 1, "m", "s", 0.5), ("r", "1", "m", "s", 0.5))
+    assert log.rows("select item_id, value from scores") == [("1", 0.5)]
+
+
+@pytest.mark.parametrize("table", ["scores", "spans"])
+@pytest.mark.parametrize("refused", [1, 2, 5])
+def test_rows_that_a_table_refuses_never_keep_the_others_out(log: Log, folder: Path, table: str, refused: int) -> None:
+    """Alone in their table or between good rows, they are set aside, and every later row is read."""
+    bad = {
+        "scores": [Score(run_id="r", item_id=f"b{n}", model="m", scorer="s", value="bad") for n in range(refused)],
+        "spans": [replace(named(f"b{n}"), duration_ms="abc") for n in range(refused)],
+    }[table]  # type: ignore[index]
+    log.write(*bad)
+    assert log.rows(f"select count(*) from {table}") == [(0,)]
+    good = [Score(run_id="r", item_id="g", model="m", scorer="s", value=1.0), named("g")]
+    log.write(good[0], *bad, good[1])
+    assert log.rows("select (select count(*) from scores), (select count(*) from spans)") == [(1, 1)]
+    assert sum(len(file.read_bytes().splitlines()) for file in (folder / "torn").iterdir()) == 2 * refused
+
+
+def named(span_id: str) -> Span:
+    """A span of that name."""
+    return Span(
+        trace_id="t", span_id=span_id, parent_id=None, component="c", operation="o", start_unix_ns=7,
+        duration_ms=0.5, ok=True,
+    )  # fmt: skip
+
+
+def test_a_few_refused_rows_among_many_are_found_quickly(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By halving: a few hundred tries for four of 20,000, and not one for each row."""
+    tries = []
+    real = ingest._fits
+    monkeypatch.setattr(ingest, "_fits", lambda con, rows: tries.append(len(rows)) or real(con, rows))
+    spans = [replace(named(f"s{n}"), duration_ms="abc" if n % 5000 == 17 else 1.0) for n in range(20_000)]
+    log.write(*spans)
+    assert log.rows("select count(*) from spans") == [(19_996,)]
+    assert len(tries) < 4 * 2 * 15
+
+
+def test_a_span_that_the_garbage_collector_closes_inside_of_a_write_is_written(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An abandoned generator may be collected anywhere, also where its thread holds the spool: no deadlock, no loss."""
+    log.write(named("first"))
+    real = spool._write_all
+
+    def collecting(fd: int, data: bytes) -> None:
+        monkeypatch.setattr(spool, "_write_all", real)
+        log.write(named("collected"))
+        real(fd, data)
+
+    monkeypatch.setattr(spool, "_write_all", collecting)
+    log.write(named("second"))
+    assert log.rows("select span_id from spans order by 1") == [("collected",), ("first",), ("second",)]

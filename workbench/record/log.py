@@ -9,7 +9,6 @@ Files in the folder that are not ours are left alone.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,8 @@ import duckdb
 from workbench.canonical import clean_text
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import Fact
-from workbench.record.ingest import ingest_file
+from workbench.record.database import DAMAGE, first_line, to_read, to_write, waited_for
+from workbench.record.ingest import clear_unnamed, ingest_file
 from workbench.record.lock import locked
 from workbench.record.migrations import is_current, migrate
 from workbench.record.rows import rows_of
@@ -32,13 +32,8 @@ from workbench.record.spool import Durability, SpoolWriter, storage_error
 if TYPE_CHECKING:
     import pandas as pd
 
-OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-SEALED = {**OFFLINE, "enable_external_access": "false", "lock_configuration": "true"}
 KNOWN_TEXTS = 500_000
-DAMAGE = ("orrupt", "checksum", "Could not read", "Failed to load metadata", "not a valid DuckDB")  # in DuckDB's words
 _logs: weakref.WeakSet[Log] = weakref.WeakSet()
-# Held while a database is open: a child forked meanwhile would inherit an instance that belongs to the parent.
-_database = threading.RLock()
 _held = threading.local()  # folders of which this thread has a snapshot open
 
 
@@ -51,7 +46,6 @@ class Log:
         self.spool = folder / "spool"
         self._lock_file = folder / "workbench.lock"
         self._writer = SpoolWriter(self.spool, COLUMNS, durability)
-        self._known_texts: set[str] = set()
         self._done: dict[str, int] = {}  # bytes of each spool file that are known to be in the database
         self._guard = threading.Lock()
         _logs.add(self)
@@ -96,34 +90,31 @@ class Log:
     def _is_current(self) -> bool:
         if not self.database.exists():
             return False
-        with locked(self._lock_file, shared=True), self._opened(read_only=True, config=SEALED) as con:
+        with locked(self._lock_file, shared=True), to_read(self.database) as con:
             return is_current(con, self.database)
 
     # -- writing
 
     def write(self, *facts: Fact) -> None:
         """Acknowledge the facts: when this returns they are in the spool file."""
-        rows: list[list[Any]] = []
-        texts: list[str] = []
-        for fact in facts:
-            for row in rows_of(fact):
-                if row[0] == "texts":
-                    if row[1] in self._known_texts:
-                        continue
-                    texts.append(row[1])
-                rows.append(row)
-        self._writer.write(rows)
-        self.knows(texts)  # only now: until they are written, nobody may rely on them
-
-    def _remember(self, text: str) -> None:
-        if len(self._known_texts) >= KNOWN_TEXTS:
-            self._known_texts.clear()
-        self._known_texts.add(text)
+        while True:
+            known = self._writer.texts
+            rows: list[list[Any]] = []
+            texts: list[str] = []
+            for fact in facts:
+                for row in rows_of(fact):
+                    if row[0] == "texts":
+                        if row[1] in known:
+                            continue
+                        texts.append(row[1])
+                    rows.append(row)
+            if self._writer.write(rows, texts=known):
+                break
+        _remember(known, texts)  # only now: until they are written, nobody may rely on them
 
     def knows(self, hashes: Iterable[str]) -> None:
-        """Tell that these texts are stored already, so that they are not spooled again."""
-        for text in hashes:
-            self._remember(text)
+        """Tell that these texts are stored for good, so that they are not spooled again."""
+        _remember(self._writer.texts, hashes)
 
     def flush(self) -> None:
         """Write what a failing disk left in memory; LLMError when it still can't be written."""
@@ -138,29 +129,28 @@ class Log:
     def rows(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a query over a snapshot that includes everything acknowledged before the call."""
         with self.snapshot() as con, _typed():
-            return _run(con, sql, params).fetchall()
+            return waited_for(con, lambda: _run(con, sql, params).fetchall())
 
     def records(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The same, each row a mapping by column name."""
         with self.snapshot() as con, _typed():
-            result = _run(con, sql, params)
-            names = [d[0] for d in result.description or []]
-            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            names, rows = waited_for(con, lambda: _whole(_run(con, sql, params)))
+            return [dict(zip(names, row, strict=True)) for row in rows]
 
     def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names, each once, and rows of a query."""
         with self.snapshot() as con, _typed():
-            result = _run(con, sql, None)
-            names: list[str] = []
-            for column in result.description or []:
-                twice = sum(n == column[0] or n.startswith(f"{column[0]}_") for n in names)
-                names.append(column[0] if column[0] not in names else f"{column[0]}_{twice}")
-            return names, result.fetchall()
+            columns, rows = waited_for(con, lambda: _whole(_run(con, sql, None)))
+        names: list[str] = []
+        for column in columns:
+            twice = sum(n == column or n.startswith(f"{column}_") for n in names)
+            names.append(column if column not in names else f"{column}_{twice}")
+        return names, rows
 
     def frame(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pd.DataFrame:
         """The same as a pandas frame."""
         with self.snapshot() as con, _typed():
-            return _run(con, sql, params).df()
+            return waited_for(con, lambda: _run(con, sql, params).df())
 
     @contextmanager
     def snapshot(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -176,7 +166,7 @@ class Log:
         with locked(self._lock_file, shared=True) if not nested else nullcontext():
             held.add(here)
             try:
-                with self._opened(read_only=True, config=SEALED) as con:
+                with to_read(self.database) as con:
                     yield con
             finally:
                 if not nested:
@@ -192,6 +182,7 @@ class Log:
                 if not self._pending():
                     return 0
                 with self._connection() as con:
+                    clear_unnamed(self.spool)
                     return sum(self._ingested(con, path) for path in sorted(self.spool.glob("*.spool")))
             except OSError as error:
                 raise storage_error(error, self.folder, 0) from error
@@ -218,66 +209,26 @@ class Log:
     @contextmanager
     def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The database, held for writing under the folder's lock for the length of the body."""
-        with locked(self._lock_file), self._opened(read_only=False, config=OFFLINE) as con:
+        with locked(self._lock_file), to_write(self.database) as con:
             migrate(con, self.database)  # others may have moved the file aside, or brought it to a newer version
             yield con
 
-    @contextmanager
-    def _opened(self, *, read_only: bool, config: Mapping[str, str]) -> Iterator[duckdb.DuckDBPyConnection]:
-        try:
-            with _database, duckdb.connect(str(self.database), read_only=read_only, config=dict(config)) as con:
-                yield con
-        except duckdb.Error as error:
-            raise self._unusable(error) from error
 
-    def _unusable(self, error: duckdb.Error) -> LLMError:
-        """The typed form of what DuckDB says of the database file."""
-        reason = str(error)
-        holder = re.search(r"PID (\d+)", reason)
-        if holder or "different configuration" in reason:
-            who = f"process {holder[1]}" if holder else "this process"
-            return LLMError(
-                f"{self.database.name} is held open by {who}, outside the log's own lock",
-                code="storage.locked",
-                retryable=True,
-                next_step=f"close the database in {who}; rows go on collecting in the spool",
-            )
-        if "No space left" in reason or "Could not write file" in reason:
-            return LLMError(
-                f"the disk of {self.database} is full: {_first_line(error)}",
-                code="storage.full",
-                retryable=True,
-                next_step="free disk space and try again; nothing of the log is lost",
-            )
-        if isinstance(error, duckdb.OutOfMemoryException):
-            return LLMError(
-                f"memory ran out while {self.database.name} was used: {_first_line(error)}",
-                code="storage.memory",
-                retryable=True,
-                next_step="close other programs, or ask for less at once",
-            )
-        if "Cannot open file" in reason or "Too many open files" in reason:
-            return LLMError(
-                f"{self.database} cannot be opened: {_first_line(error)}",
-                code="storage.open",
-                next_step="see the cause; permissions and the number of open files are the usual ones",
-            )
-        return LLMError(
-            f"{self.database} cannot be used: {_first_line(error)}",
-            code="storage.corrupt",
-            next_step="move the file aside and open the log again; spooled rows are kept",
-        )
+def _remember(known: set[str], texts: Iterable[str]) -> None:
+    for text in texts:
+        if len(known) >= KNOWN_TEXTS:
+            known.clear()
+        known.add(text)
 
 
 def _after_fork() -> None:
     """In a forked child: nobody of the parent's threads is here to let go of its guards."""
     for log in _logs:
         log._guard = threading.Lock()
-    _database.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_database.acquire, after_in_parent=_database.release, after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -287,7 +238,7 @@ def _typed() -> Iterator[None]:
         yield
     except duckdb.PermissionException as error:
         raise LLMValidationError(
-            f"the query reaches outside the log: {_first_line(error)}",
+            f"the query reaches outside the log: {first_line(error)}",
             code="security.sql",
             next_step="query the log's own tables; load other files with pandas or duckdb in your notebook",
         ) from error
@@ -295,13 +246,23 @@ def _typed() -> Iterator[None]:
         if any(word in str(error) for word in DAMAGE):
             raise
         raise LLMValidationError(
-            f"the query failed: {_first_line(error)}",
+            f"the query failed: {first_line(error)}",
             code="validation.sql",
-            next_step="see the tables with: select table_name, column_name from duckdb_columns()",
+            next_step="see the tables with: select table_name, column_name from duckdb_columns() where not internal",
         ) from error
 
 
+def _whole(result: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]]]:
+    return [column[0] for column in result.description or []], result.fetchall()
+
+
 def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDBPyConnection:
+    if not isinstance(sql, str):
+        raise LLMValidationError(
+            f"the query is a {type(sql).__name__}, not a text",
+            code="validation.sql",
+            next_step="write a select, for example: select * from runs",
+        )
     if clean_text(sql) != sql:
         raise LLMValidationError(
             "the query holds half a character (a lone surrogate)",
@@ -316,7 +277,3 @@ def _run(con: duckdb.DuckDBPyConnection, sql: str, params: Any) -> duckdb.DuckDB
             next_step="write a select, for example: select * from runs",
         )
     return result
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -17,6 +18,10 @@ def stored_version(con: duckdb.DuckDBPyConnection, database: Path) -> int:
 
     Raises LLMError storage.schema for a database that is not a log, or a log of a newer version.
     """
+    with suppress(duckdb.CatalogException, duckdb.BinderException):  # the usual case, without a look around
+        row = con.execute("select max(version), max(applied_unix_ns) from log.schema_version").fetchone()
+        if row and row[0] == VERSION:
+            return VERSION
     stamp = con.execute(
         "select count(*) from duckdb_columns() where schema_name = 'log' and table_name = 'schema_version' "
         "and column_name in ('version', 'applied_unix_ns')"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from workbench.canonical import canonical_json, clean_text, plain_scalar, text_hash
+import orjson
+
+from workbench.canonical import canonical_json, clean_text, plain_scalar, redacted, redacted_json, text_hash
 from workbench.facts import (
     Call,
     Contribution,
@@ -20,44 +22,38 @@ from workbench.facts import (
     RunStarted,
     Score,
     Span,
+    Usage,
 )
 
 Row = list[Any]
-_SECRET = re.compile(
-    r"(?P<name>(?i:\bbearer\s+|\b(?:authorization|x-api-key|api[_-]?key|token|secret|password)[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
-    r"(?:bearer\s+)?))[^\s\"',;]{4,}|\b(?:sk|pk|rk|ghp|gho|xox[abp]|AIza)[-_]?[A-Za-z0-9_\-]{16,}"
-)
 ATTRIBUTES_LIMIT = 100_000
 LONGEST_INT = 1024  # bits
 DEEPEST = 50
+_FLAT = (str, int, bool, type(None))
 
 
-def rows_of(fact: Fact) -> Iterator[Row]:
+def rows_of(fact: Fact) -> list[Row]:
     """The rows of one fact, texts first; each starts with its table's name."""
-    match fact:
-        case Call():
-            yield from _call(fact)
-        case Span():
-            yield _span(fact)
-        case Decision():
-            yield _decision(fact)
-        case Score():
-            yield ["scores", fact.run_id or "", fact.item_id, fact.model, fact.scorer, fact.value]
-        case Contribution():
-            yield _contribution(fact)
-        case ItemAsked():
-            yield from _item(fact)
-        case RunStarted():
-            yield ["runs", fact.run_id, fact.name, fact.source, to_json(fact.models), to_json(fact.spec),
-                   fact.start_unix_ns]  # fmt: skip
-        case RunEnded():
-            yield ["run_ends", fact.run_id, fact.status, fact.end_unix_ns, fact.items,
-                   fact.failure and to_json(_failure_dict(fact.failure))]  # fmt: skip
+    return _ROWS[type(fact)](fact)
 
 
 def to_json(value: Any) -> str:
-    """JSON text of any value; what JSON cannot hold is kept as its repr."""
-    return clean_text(canonical_json(_plain(value, 0)))
+    """JSON text of any value, keys sorted; what JSON cannot hold is kept as its repr."""
+    plain = dict(value) if type(value) is MappingProxyType else value
+    if type(plain) is dict and _is_flat(plain):
+        try:
+            return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
+        except TypeError:  # half a character, or a long integer
+            pass
+    return clean_text(canonical_json(_plain(plain, 0)))
+
+
+def _is_flat(value: dict[Any, Any]) -> bool:
+    """Whether it holds texts, truth values, finite numbers and nothing else: most do, and take the short way."""
+    for key, part in value.items():
+        if type(key) is not str or not (type(part) in _FLAT or (type(part) is float and part - part == 0)):
+            return False
+    return True
 
 
 def _bounded(value: Any) -> str:
@@ -104,65 +100,99 @@ def prompt_text(request: Request) -> str:
     return clean_text(canonical_json([[m.role, m.content] for m in request.messages]))
 
 
-def _call(fact: Call) -> Iterator[Row]:
+def _call(fact: Call) -> list[Row]:
     prompt = prompt_text(fact.request)
     prompt_hash = text_hash(prompt)
-    yield ["texts", prompt_hash, prompt]
+    rows: list[Row] = [["texts", prompt_hash, prompt]]
     response, failure = fact.response, fact.failure
     response_hash = None
-    if response is not None:
-        text = clean_text(response.text)
+    said = response.text if response is not None else failure.partial if failure is not None else None
+    if said is not None:
+        text = clean_text(said)
         response_hash = text_hash(text)
-        yield ["texts", response_hash, text]
-    yield [
+        rows.append(["texts", response_hash, text])
+    usage = response.usage if response else (failure.usage if failure else None) or Usage()
+    rows.append([
         "calls", fact.span_id, fact.trace_id, fact.run_id, fact.item_id, fact.provider, fact.model,
-        fact.request.key, prompt_hash, to_json(fact.request.params), fact.request.sample,
+        fact.request.key, prompt_hash, redacted_json(to_json(fact.request.params)), fact.request.sample,
         response.source if response else None, fact.start_unix_ns, fact.duration_ms,
         response.latency_ms if response else None, response.ttft_ms if response else None,
-        response.usage.prompt_tokens if response else None,
-        response.usage.completion_tokens if response else None,
-        response.cost_usd if response else None, response.finish_reason if response else None,
-        response_hash, failure is None, *_failure(failure),
-    ]  # fmt: skip
+        usage.prompt_tokens, usage.completion_tokens,
+        response.cost_usd if response else failure.cost_usd if failure else None,
+        response.finish_reason if response else None,
+        response_hash, failure is None, *_failure(failure), fact.call_id or fact.span_id, fact.attempt, fact.final,
+        fact.member or fact.model, fact.status, bool(failure and failure.possibly_billed),
+        response.request_id if response else failure.request_id if failure else None,
+        response.served_model if response else None, usage.cached_tokens,
+        ",".join(response.flags) if response and response.flags else None, fact.idempotency_key,
+        fact.attempts, fact.call_ms, fact.booked_usd,
+    ])  # fmt: skip
+    return rows
 
 
-def _span(fact: Span) -> Row:
-    return [
+def _span(fact: Span) -> list[Row]:
+    return [[
         "spans", fact.span_id, fact.trace_id, fact.parent_id, fact.run_id, fact.component, fact.operation,
         fact.start_unix_ns, fact.duration_ms, fact.ok, *_failure(fact.failure), _bounded(fact.attributes),
-    ]  # fmt: skip
+    ]]  # fmt: skip
 
 
-def _decision(fact: Decision) -> Row:
-    return [
+def _decision(fact: Decision) -> list[Row]:
+    return [[
         "decisions", fact.span_id, fact.run_id, fact.item_id, fact.request_key, fact.kind, fact.policy,
         fact.version, to_json(fact.params), to_json(fact.inputs), to_json(fact.output), fact.duration_us,
-    ]  # fmt: skip
+    ]]  # fmt: skip
 
 
-def _contribution(fact: Contribution) -> Row:
+def _contribution(fact: Contribution) -> list[Row]:
     part = fact.part
-    return [
+    return [[
         "contributions", fact.run_id, fact.item_id, part.model, part.answer, part.quality, part.quality_source,
         part.weight, part.status, part.failure.code if part.failure else None,
+    ]]  # fmt: skip
+
+
+def _item(fact: ItemAsked) -> list[Row]:
+    item = fact.item
+    prompt = clean_text(item.prompt)
+    return [
+        ["texts", text_hash(prompt), prompt],
+        ["items", fact.run_id, item.item_id, fact.position, item.task, text_hash(prompt), item.reference,
+         to_json(item.metadata)],
     ]  # fmt: skip
 
 
-def _item(fact: ItemAsked) -> Iterator[Row]:
-    item = fact.item
-    prompt = clean_text(item.prompt)
-    yield ["texts", text_hash(prompt), prompt]
-    yield ["items", fact.run_id, item.item_id, fact.position, item.task, text_hash(prompt), item.reference,
-           to_json(item.metadata)]  # fmt: skip
+def _score(fact: Score) -> list[Row]:
+    return [["scores", fact.run_id or "", fact.item_id, fact.model, fact.scorer, fact.value]]
+
+
+def _run_started(fact: RunStarted) -> list[Row]:
+    return [[
+        "runs", fact.run_id, fact.name, fact.source, to_json(fact.models), to_json(fact.spec), fact.start_unix_ns,
+    ]]  # fmt: skip
+
+
+def _run_ended(fact: RunEnded) -> list[Row]:
+    return [[
+        "run_ends", fact.run_id, fact.status, fact.end_unix_ns, fact.items,
+        fact.failure and to_json(_failure_dict(fact.failure)), fact.cpu_s, fact.peak_rss_bytes,
+    ]]  # fmt: skip
+
+
+_ROWS: Mapping[type[Fact], Callable[[Any], list[Row]]] = {
+    Call: _call,
+    Span: _span,
+    Decision: _decision,
+    Score: _score,
+    Contribution: _contribution,
+    ItemAsked: _item,
+    RunStarted: _run_started,
+    RunEnded: _run_ended,
+}
 
 
 def _failure(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
     return (failure.kind, failure.code, redacted(clean_text(failure.message))) if failure else (None, None, None)
-
-
-def redacted(text: str) -> str:
-    """The text with what looks like a key, a token or an authorization header taken out."""
-    return _SECRET.sub(lambda m: f"{m['name'] or ''}[redacted]", text)
 
 
 def _failure_dict(failure: Failure | None) -> dict[str, Any] | None:

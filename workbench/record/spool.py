@@ -3,8 +3,8 @@
 Each process appends checksummed lines to a file of its own; a batch is one `write`, and when that returns the
 rows survive `kill -9` (with durability "disk" a power cut too). The writer holds a lock on its file for life,
 so whoever gets that lock knows that nobody will append again. A line is eight hexadecimal digits of CRC-32, a
-space, and a JSON array `[table, values...]`; the first line names the columns of every table, which lets a
-newer version read files that an older one wrote.
+space, and a JSON array of rows `[table, values...]`, or one such row; the first line names the columns of every
+table, which lets a newer version read files that an older one wrote.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
+
 from workbench.canonical import clean_text, plain_scalar
 from workbench.errors import LLMError
 from workbench.record.lock import try_lock
@@ -31,34 +33,82 @@ ROTATE_BYTES = 64 * 1024 * 1024
 logger = logging.getLogger("workbench.record")
 
 
-def encode(rows: Iterable[Sequence[Any]]) -> bytes:
+BATCH_ROWS = 1000  # rows of a line: what a torn line can hide
+_PLAIN = (str, int, bool)
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=plain_scalar)
+
+
+def encode(rows: Sequence[Sequence[Any]]) -> bytes:
     """The rows as checksummed lines."""
-    return b"".join(_line(_body(row)) for row in rows)
+    batches = (rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS))
+    return b"".join(map(sealed, batches))
 
 
-def _body(row: Sequence[Any]) -> bytes:
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=plain_scalar)
+def sealed(rows: Sequence[Sequence[Any]]) -> bytes:
+    """The rows as one line behind its checksum."""
+    return checked(_body(rows))
+
+
+def checked(body: bytes) -> bytes:
+    """The line of a text without line breaks behind its checksum."""
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _body(rows: Sequence[Any]) -> bytes:
+    if _is_finite(rows):
+        try:
+            return orjson.dumps(rows, default=_finite_scalar, option=_OPTIONS)
+        except TypeError:  # half a character, a long integer: the standard library has a form for both
+            pass
+    text = " " + _JSON.encode(rows)  # the space says who has to read it
     try:
         return text.encode()
     except UnicodeEncodeError:
         return clean_text(text).encode()
 
 
-def _line(body: bytes) -> bytes:
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+def _is_finite(rows: Sequence[Any]) -> bool:
+    """Whether there is no number for which orjson would write null; what lies deeper is not looked at."""
+    for row in rows:
+        for value in row:
+            if value is None or value.__class__ in _PLAIN:  # nearly all, and this is asked of every value of the log
+                continue
+            if isinstance(value, list | dict) or (isinstance(value, float) and value - value != 0):
+                return False
+    return True
 
 
-def decode(line: bytes) -> list[Any] | None:
-    """The row of one line without its newline, or None when its checksum does not hold."""
+def _finite_scalar(value: Any) -> Any:
+    plain = plain_scalar(value)
+    if isinstance(plain, float) and plain - plain != 0:
+        raise TypeError("orjson would write null")
+    return plain
+
+
+def unsealed(line: bytes) -> list[Any] | None:
+    """The array of one line without its newline, or None when its checksum does not hold."""
     if len(line) < 10 or line[8:9] != b" ":
         return None
+    body = line[9:]
     try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
+        if int(line[:8], 16) != zlib.crc32(body):
             return None
-        row = json.loads(line[9:])
-    except ValueError:
+        try:
+            value = json.loads(body.decode()) if body[:1] == b" " else orjson.loads(body)
+        except orjson.JSONDecodeError:  # NaN, from before lines said who wrote them
+            value = json.loads(body.decode())
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, list) else None
+    return value if isinstance(value, list) else None
+
+
+def decode(line: bytes) -> list[list[Any]] | None:
+    """The rows of one line without its newline, or None when its checksum does not hold."""
+    value = unsealed(line)
+    if value is None or (value and isinstance(value[0], list)):
+        return value
+    return [value]  # as it was written before a line held several
 
 
 _writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
@@ -80,30 +130,47 @@ class SpoolWriter:
     def __init__(self, folder: Path, columns: Mapping[str, Sequence[str]], durability: Durability = "process") -> None:
         self.folder = folder
         self.durability = durability
-        self._header = encode([["#columns", {t: list(c) for t, c in columns.items()}]])
-        self._lock = threading.Lock()
+        self._header = checked(_body(["#columns", {t: list(c) for t, c in columns.items()}]))
+        # Again by the same thread: a span that the garbage collector closes in the middle of a write is a write, too.
+        self._lock = threading.RLock()
+        self._draining = False
         self._fd: int | None = None
         self._written = 0
         self._kept: list[bytes] = []  # batches that a failing disk refused, oldest first
+        self._stale: list[int] = []  # files that failed, held until the batches that lean on their texts are written
+        self.texts: set[str] = set()  # hashes of the texts in this file; another file begins with another set
         _writers.add(self)
 
     def after_fork(self) -> None:
         """Start over in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._draining = False
         self._kept = []
         self._release()
 
-    def write(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Append the rows as one batch; on a failing disk they are kept in memory and written with the next."""
+    def write(self, rows: Sequence[Sequence[Any]], *, texts: set[str] | None = None) -> bool:
+        """Append the rows as one batch; on a failing disk they are kept in memory and written with the next.
+
+        texts: the set `texts` that the rows lean on. False, and nothing is done, when it is that of an earlier file:
+        its texts may be removed (record/retention.py) as soon as nobody holds that file.
+        """
         batch = encode(rows)
         with self._lock:
+            if self._draining:  # whoever is at it writes this batch before he returns
+                self._kept.append(batch)
+                return texts is None or texts is self.texts
+            if self._written > ROTATE_BYTES and not self._kept:
+                self._release()
+            if texts is not None and texts is not self.texts:
+                return False
             self._kept.append(batch)
             try:
                 self._drain()
             except OSError as error:
-                self._release()  # half a batch may be on disk: it goes on in a file of its own
+                self._fail()
                 if len(self._kept) == 1:
                     logger.warning("the log cannot be written (%s); rows are kept in memory", error)
+        return True
 
     def flush(self) -> None:
         """Write what is kept in memory; LLMError `storage.full` or `storage.readonly` when that fails."""
@@ -111,7 +178,7 @@ class SpoolWriter:
             try:
                 self._drain()
             except OSError as error:
-                self._release()
+                self._fail()
                 raise storage_error(error, self.folder, len(self._kept)) from error
 
     def close(self) -> None:
@@ -123,18 +190,31 @@ class SpoolWriter:
                 self._release()
 
     def _drain(self) -> None:
-        while self._kept:
-            fd = self._file()
-            batch = self._kept[0]
-            _write_all(fd, batch)
-            if self.durability == "disk":
-                os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
-            self._written += len(batch)
-            self._kept.pop(0)
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._kept:
+                fd = self._file()
+                batch = self._kept[0]
+                _write_all(fd, batch)
+                if self.durability == "disk":
+                    os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
+                self._written += len(batch)
+                self._kept.pop(0)
+        finally:
+            self._draining = False
+        while self._stale:
+            os.close(self._stale.pop())
+
+    def _fail(self) -> None:
+        """Half a batch may be on disk: it goes on in a file of its own."""
+        if self._fd is not None:
+            self._stale.append(self._fd)
+            self._fd = None
+            self.texts = set()
 
     def _file(self) -> int:
-        if self._written > ROTATE_BYTES:
-            self._release()
         if self._fd is None:
             name = f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(4).hex()}"
             # Locked under another name first: a file that can be seen as *.spool is never unlocked and alive.
@@ -144,6 +224,8 @@ class SpoolWriter:
                 try_lock(fd)
                 _write_all(fd, self._header)
                 hidden.rename(self.folder / f"{name}.spool")
+                if self.durability == "disk":
+                    _sync_folder(self.folder)
             except OSError:
                 os.close(fd)
                 hidden.unlink(missing_ok=True)
@@ -152,15 +234,29 @@ class SpoolWriter:
         return self._fd
 
     def _release(self) -> None:
+        self.texts, self._written = set(), 0
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+        if not self._kept:
+            while self._stale:
+                os.close(self._stale.pop())
 
 
 def _write_all(fd: int, data: bytes) -> None:
     done = os.write(fd, data)
     while done < len(data):  # a short write means a nearly full disk: the rest goes on or raises
         done += os.write(fd, data[done:])
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can be asked to (Windows cannot)."""
+    if os.name != "nt":
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def storage_error(error: OSError, folder: Path, batches: int) -> LLMError:
@@ -182,14 +278,27 @@ def storage_error(error: OSError, folder: Path, batches: int) -> LLMError:
 
 @dataclass(slots=True)
 class SpoolFile:
-    """What one spool file holds beyond `start`: whole rows by table, and where reading stopped."""
+    """What one spool file holds beyond `start`: whole rows by table, and where reading stopped.
+
+    rows: each as it stands in the file, with the table's name first. columns: of every table, as the file names them.
+    """
 
     path: Path
     alive: bool
     end: int = 0
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    rows: dict[str, list[list[Any]]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     count: int = 0
     torn: list[bytes] = field(default_factory=list)
+
+    def values(self, table: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The values of the named columns in every row of a table; None for what the file does not have."""
+        theirs = self.columns[table]
+        if tuple(theirs) == tuple(names) and all(len(row) == len(names) + 1 for row in self.rows[table]):
+            return [tuple(row[1:]) for row in self.rows[table]]
+        at = {name: index + 1 for index, name in enumerate(theirs)}
+        places = [at.get(name) for name in names]
+        return [tuple(row[i] if i is not None and i < len(row) else None for i in places) for row in self.rows[table]]
 
 
 def read_spool(path: Path, start: int, *, alive: bool, limit: int = 200_000) -> SpoolFile:
@@ -199,30 +308,39 @@ def read_spool(path: Path, start: int, *, alive: bool, limit: int = 200_000) -> 
     whose checksum fails is torn too. Torn lines are returned, never guessed at.
     """
     found = SpoolFile(path=path, alive=alive, end=start)
-    columns: Mapping[str, Sequence[str]] = {}
     with path.open("rb") as file:
         header = file.readline()
-        head = decode(header.rstrip(b"\n"))
+        head = unsealed(header.rstrip(b"\n"))
         if not head or head[0] != "#columns":
             if not alive and header:
                 file.seek(start)
                 found.torn += [rest] if (rest := file.read()) else []
                 found.end = path.stat().st_size
             return found
-        columns = head[1]
+        found.columns = columns = head[1]
         file.seek(max(start, len(header)))
         found.end = file.tell()
         for line in _whole_lines(file, found):
-            row = decode(line[:-1])
-            table = row[0] if row else None
-            if row is None or not isinstance(table, str) or table not in columns:
+            rows = decode(line[:-1])
+            if rows is None or not _sorted(rows, found.rows, columns):
                 found.torn.append(line)
-            else:
-                found.rows.setdefault(table, []).append(dict(zip(columns[table], row[1:], strict=False)))
-                found.count += 1
+                continue
+            found.count += len(rows)
             if found.count >= limit:
                 break
     return found
+
+
+def _sorted(rows: list[list[Any]], tables: dict[str, list[list[Any]]], columns: Mapping[str, Any]) -> bool:
+    """Whether each row begins with the name of a table; then they are added to those of its table."""
+    for row in rows:
+        if not isinstance(row, list) or not row or not isinstance(row[0], str) or row[0] not in columns:
+            return False
+    for row in rows:
+        if (table := tables.get(row[0])) is None:
+            table = tables[row[0]] = []
+        table.append(row)
+    return True
 
 
 def _whole_lines(file: Iterable[bytes], found: SpoolFile) -> Iterator[bytes]:
