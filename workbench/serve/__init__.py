@@ -1,0 +1,1 @@
+"""What other programs can talk to: the fault lab, a simulated provider on loopback."""
