@@ -75,6 +75,50 @@ def test_nb_kernel_dies_is_a_crash(tmp_path: Path):
     assert ["".join(o["text"]) for o in outputs(target)] == ["before\n"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "left"), [("import sys; sys.exit(0)", 2), ("raise SystemExit", 2)])
+def test_a_cell_that_exits_is_no_success(tmp_path: Path, source: str, left: int) -> None:
+    """What came after it did not run: run.failed names the cell and counts the rest."""
+    notebook(tmp_path / "source.ipynb", "x = 1", source, "print('after')", "print('last')")
+    with pytest.raises(LLMError) as caught:
+        run_notebook(tmp_path / "source.ipynb", tmp_path / "out.ipynb", {"x": 2})
+    assert (caught.value.code, caught.value.message) == (
+        "run.failed", f"cell 2 of source.ipynb ended the notebook; code cells not run after it: {left}"
+    )  # fmt: skip
+    assert "after" not in json.dumps(outputs(tmp_path / "out.ipynb"))
+
+
+@pytest.mark.slow
+def test_an_exit_in_the_last_cell_is_no_success_either(tmp_path: Path) -> None:
+    """No cell is left, and the notebook still did not come to its end."""
+    notebook(tmp_path / "source.ipynb", "x = 1", "raise SystemExit(0)")
+    with pytest.raises(LLMError, match="code cells not run after it: 0"):
+        run_notebook(tmp_path / "source.ipynb", tmp_path / "out.ipynb", {})
+
+
+@pytest.mark.slow
+def test_a_long_error_is_told_on_one_line(tmp_path: Path) -> None:
+    """300 characters of it; the notebook keeps the whole."""
+    notebook(tmp_path / "source.ipynb", "x = 1", "raise ValueError('one\\ntwo ' + 'z' * 5000)")
+    with pytest.raises(LLMError) as caught:
+        run_notebook(tmp_path / "source.ipynb", tmp_path / "out.ipynb", {})
+    said = f"one two {'z' * 292}"
+    assert caught.value.message == f"cell 2 of source.ipynb failed: ValueError: {said}"
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_at_its_start_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cell was begun: run.crashed says so."""
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("import os; os._exit(1)")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook(tmp_path / "source.ipynb", "x = 1")
+    with pytest.raises(LLMError, match="the kernel died at its start") as caught:
+        run_notebook(tmp_path / "source.ipynb", tmp_path / "out.ipynb", {})
+    assert caught.value.code == "run.crashed"
+
+
 @pytest.mark.parametrize("name", ["absent.ipynb", "."])
 def test_a_notebook_that_is_not_there_is_refused(tmp_path: Path, name: str):
     """data.file, before anything is written."""

@@ -19,6 +19,7 @@ from workbench.study.stats import (
     minimum_detectable_effect,
     split_differences,
     verdict,
+    wilson_interval,
 )
 
 
@@ -249,3 +250,26 @@ def test_splits_remove_the_winners_curse():
     # 100 splits of one table are not independent: the error is that of one half, sqrt(0.25 / 100) = 0.05.
     assert abs(result.delta) < 0.05
     assert result.low < 0 < result.high
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "low", "high"),
+    [(1.0, 48, 0.92590, 1.0), (0.0, 10, 0.0, 0.27753), (0.5, 4, 0.15004, 0.84996), (0.81, 263, 0.75826, 0.85282)],
+)
+def test_the_interval_of_a_share_is_wilsons(share, n, low, high):
+    """By hand, with z2 = 3.84146: (p + z2/2n ± sqrt(z2 (p(1-p)/n + z2/4n2))) / (1 + z2/n)."""
+    assert wilson_interval(share, n) == pytest.approx((low, high), abs=2e-5)
+
+
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says():
+    """Of 20 trials at 0.9, where the simple interval covers 88 %; reckoned exactly over all outcomes."""
+    held = [k for k in range(21) if (ends := wilson_interval(k / 20, 20))[0] <= 0.9 <= ends[1]]
+    assert sum(math.comb(20, k) * 0.9**k * 0.1 ** (20 - k) for k in held) == pytest.approx(0.957, abs=0.01)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 0), (-0.1, 5), (1.1, 5), (float("nan"), 5)])
+def test_what_is_no_share_is_refused(share, n):
+    """With the number that was found."""
+    with pytest.raises(LLMValidationError) as caught:
+        wilson_interval(share, n)
+    assert caught.value.code == "stats.items"

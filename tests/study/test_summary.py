@@ -148,14 +148,17 @@ def test_the_source_line_spans_the_models_agreements():
     assert source_line((single("c", 0.3),)) == ""
 
 
-def call(span_id: str, model: str, latency_ms: float | None, cost_usd: float | None, ok: bool = True) -> Call:
-    request = Request.of("1?", item_id="i1")
+def call(
+    span_id: str, model: str, latency_ms: float | None, cost_usd: float | None, ok: bool = True, item: str = ""
+) -> Call:
+    item_id = item or span_id
+    request = Request.of("1?", item_id=item_id)
     response = Response(
         request_key="k", model=model, text="1", latency_ms=latency_ms, cost_usd=cost_usd, source="simulated"
     )
     failure = Failure(kind="LLMProviderError", code="provider.server", message="down")
     return Call(
-        span_id=span_id, trace_id="t", run_id="r", item_id="i1", provider="p", model=model, request=request,
+        span_id=span_id, trace_id="t", run_id="r", item_id=item_id, provider="p", model=model, request=request,
         response=response if ok else None, failure=None if ok else failure, start_unix_ns=0, duration_ms=1.0,
     )  # fmt: skip
 
@@ -174,3 +177,13 @@ def test_what_was_spent_is_counted_by_model(log_folder):
     assert (a.latency_p50_ms, a.latency_p95_ms) == (300.0, pytest.approx(480.0))
     assert a.cost_usd == pytest.approx(0.005)
     assert (b.calls, b.failed, b.latency_p50_ms, b.latency_p95_ms, b.cost_usd) == (1, 0, None, None, None)
+
+
+def test_what_was_asked_again_counts_once(log_folder):
+    """A run that was taken up again asks for what had failed: the answer counts, and not the failure before it."""
+    log = Log.open(log_folder)
+    log.write(call("a1", "a", None, None, ok=False, item="i1"), call("a2", "a", 100.0, 0.25, item="i1"))
+    log.write(call("a3", "a", None, None, ok=False, item="i2"), call("a4", "a", None, None, ok=False, item="i2"))
+    found = spent(log, "r")["a"]
+    log.close()
+    assert (found.calls, found.failed, found.cost_usd) == (2, 1, 0.25)

@@ -92,7 +92,7 @@ def _merges(reader: Reader, run_id: str, own: Mapping[str, Merge]) -> tuple[int,
         if now != logged:
             drifted.append({"kind": "merge", "item_id": item_id, "logged": logged, "now": now})
     missing = reader.rows(
-        "select i.item_id from items i join runs r using (run_id) where i.run_id = ? "
+        "select i.item_id from items i join runs r using (run_id) where i.run_id = ? and r.status = 'finished' "
         "and json_extract(r.spec, '$.merge.policy') is not null and i.item_id not in "
         "(select item_id from decisions where run_id = ? and kind = 'merge') order by i.position",
         [run_id, run_id],
@@ -117,7 +117,7 @@ def _answers(reader: Reader, run_id: str) -> tuple[int, list[dict[str, Any]]]:
     rows = reader.rows(
         "select c.item_id, c.model, c.answer, t.text, i.metadata from contributions c "
         "join items i on i.run_id = c.run_id and i.item_id = c.item_id "
-        "left join calls k on k.run_id = c.run_id and k.item_id = c.item_id and k.model = c.model and k.ok "
+        "left join calls k on k.run_id = c.run_id and k.item_id = c.item_id and k.member = c.model and k.ok "
         "left join texts t on t.hash = k.response_hash "
         "where c.run_id = ? and c.failure_code is null order by c.item_id, c.model",
         [run_id],

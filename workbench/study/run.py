@@ -1,22 +1,28 @@
 """Running a suite: ask every member every item, read the answers, score them, merge them, log it all.
 
 The phases are separate because a contribution's quality is estimated from *other* items: all answers are in
-before the first merge decides.
+before the first merge decides. A run that was interrupted goes through them again, and asks only what the log has no
+answer to (study/resume.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.act.call import ask
-from workbench.act.journal import decide
+from workbench.act.ensemble import Asked, Reply, fan_out
+from workbench.act.journal import decide, encode
 from workbench.act.trace import failure_of, span
+from workbench.act.usage import ProcessUsage, usage_now
 from workbench.act.world import World
 from workbench.decide.merge import POLICIES, WeightedConsensus, params_of
 from workbench.decide.quality import ON_OTHER_ITEMS, RANK_ON_OTHER_ITEMS, on_other_items, ranks
@@ -36,11 +42,20 @@ from workbench.facts import (
     RunStarted,
     Score,
 )
+from workbench.study.resume import Prior, call_key, suite_digest
 from workbench.study.suite import EXACT_ANSWER, SOURCE, Suite, answer_of, gold_of
 
 Floats = NDArray[np.float64]
-# A recording that has no row or no text for an item: its model was not asked there, which is no wrong answer.
-NOT_RECORDED = ("replay.unrecorded", "replay.no_text")
+EndStatus = Literal["finished", "failed", "cancelled", "crashed", "timeout"]
+# Codes of what ends a run from outside, and the status that they leave.
+_ENDS: Mapping[str, EndStatus] = MappingProxyType({"run.crashed": "crashed", "timeout.run": "timeout"})
+NO_MONEY = "budget.exceeded"
+# The model was not asked there, which is no wrong answer: nothing was recorded, there was no money, its circuit was
+# open, or its key, account or name was refused.
+NOT_ASKED = (
+    "replay.unrecorded", "replay.no_text", NO_MONEY, "budget.unknown_price", "failover.all_open",
+    "rate_limit.local", "rate_limit.quota", "provider.auth", "provider.payment", "provider.not_found",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,87 +113,158 @@ def check_plan(plan: Plan) -> None:
         check_members(plan.merge.weights, [m.name for m in plan.members])
 
 
-async def execute(world: World, plan: Plan) -> None:
-    """Run the plan; when it returns, everything is in the log. Raises LLMError; cancellation passes on."""
+async def execute(world: World, plan: Plan, *, prior: Prior | None = None) -> None:
+    """Run the plan; when it returns, everything is in the log. Raises LLMError; cancellation passes on.
+
+    prior: what the log has of this run already, when it goes on; the plan must be the one that it began with.
+    Raises LLMError run.failed when nothing could be asked (NOT_ASKED has the codes), or when the money ended on the
+    way: nothing is scored then, and the run can go on.
+    """
     check_plan(plan)
-    world.sink.write(
-        RunStarted(
-            run_id=plan.run_id,
-            name=plan.suite.name,
-            source=plan.source,
-            models=tuple(m.name for m in plan.members),
-            spec=plan.spec,
-            start_unix_ns=world.unix_ns(),
+    about: dict[str, Any] = {"name": plan.suite.name}
+    if prior is None:
+        world.sink.write(
+            RunStarted(
+                run_id=plan.run_id,
+                name=plan.suite.name,
+                source=plan.source,
+                models=tuple(m.name for m in plan.members),
+                spec=plan.spec,
+                start_unix_ns=world.unix_ns(),
+            )
         )
-    )
-    status, failure = "failed", None
+    else:
+        about |= {"resumed": prior.status, "kept": prior.kept}
+    whole = span(world, "study", "run", about, run_id=plan.run_id)
+    with ending_told(world, plan.run_id, items=len(plan.suite.items)), whole:
+        await _phases(world, plan, prior)
+
+
+@contextmanager
+def ending_told(world: World, run_id: str, *, items: int) -> Iterator[None]:
+    """Write how a run has ended, whatever becomes of the body; what it raises passes on.
+
+    The time and memory of the process go with it; those of a virtual world have no use for anybody, and would differ
+    from run to run.
+    """
+    status: EndStatus = "failed"
+    failure: Failure | None = None
+    begun = usage_now() if world.now_s is time.perf_counter else None
     try:
-        with span(world, "study", "run", {"name": plan.suite.name}, run_id=plan.run_id):
-            await _phases(world, plan)
+        yield
         status = "finished"
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):  # or dropped, with the loop that it ran on
         status = "cancelled"
         raise
     except BaseException as error:
         failure = failure_of(error)
+        status = _ENDS.get(failure.code, "failed")
         raise
     finally:
+        used = usage_now().since(begun) if begun else ProcessUsage(cpu_s=None, peak_rss_bytes=None)
         world.sink.write(
             RunEnded(
-                run_id=plan.run_id,
-                status="finished" if status == "finished" else "cancelled" if status == "cancelled" else "failed",
+                run_id=run_id,
+                status=status,
                 end_unix_ns=world.unix_ns(),
-                items=len(plan.suite.items),
+                items=items,
                 failure=failure,
+                cpu_s=used.cpu_s,
+                peak_rss_bytes=used.peak_rss_bytes,
             )
         )
 
 
-async def _phases(world: World, plan: Plan) -> None:
+async def _phases(world: World, plan: Plan, prior: Prior | None) -> None:
     suite = plan.suite
-    world.sink.write(*(ItemAsked(run_id=plan.run_id, position=i, item=item) for i, item in enumerate(suite.items)))
+    if prior is None or prior.listed < len(suite.items):
+        listed = (ItemAsked(run_id=plan.run_id, position=i, item=item) for i, item in enumerate(suite.items))
+        world.sink.write(*listed)
     table: list[list[ModelContribution]] = []
     if not suite.scores_only:
         with span(world, "study", "ask"):
-            replies = await _ask_all(world, plan)
+            replies = await _ask_all(world, plan, prior)
         with span(world, "study", "read_answers"):
+            rows = _whole(plan, replies, prior)
+            if prior is None or not prior.scored:
+                _check_asked(plan.run_id, rows)
             table = [
-                [_contribution(m, item, reply) for m, reply in zip(plan.members, row, strict=True)]
-                for item, row in zip(suite.items, replies, strict=True)
+                [reply.contribution(partial(answer_of, item)) for reply in row]
+                for item, row in zip(suite.items, rows, strict=True)
             ]
     with span(world, "study", "score"):
         scores = _score(world, plan, table)
     if not table:
         return
     with span(world, "study", "merge"):
-        for parts in _batches(_merged(world, plan, _rated(table, scores)), 500):
+        merged = prior.merged() if prior is not None else set()
+        for parts in _batches(_merged(world, plan, _rated(table, scores), merged), 500):
             world.sink.write(*parts)
 
 
-async def _ask_all(world: World, plan: Plan) -> list[list[Response | Failure]]:
-    """Replies by item and member. A fixed number of workers take items in order."""
-    replies: list[list[Response | Failure]] = [[] for _ in plan.suite.items]
-    todo = iter(enumerate(plan.suite.items))
+async def _ask_all(world: World, plan: Plan, prior: Prior | None) -> dict[tuple[str, str], Reply]:
+    """Replies by item and member, under the members' own limits. A fixed number of workers take items in order."""
+    replies: dict[tuple[str, str], Reply] = {}
+    items: Sequence[Item] = plan.suite.items
+    left = None if prior is None or prior.listed < len(items) else prior.left
+    if left is not None:
+        ids = {item_id for item_id, _ in left}
+        items = [item for item in items if item.item_id in ids]
+    todo = iter(items)
 
     async def work() -> None:
-        for index, item in todo:
+        for item in todo:
             with span(world, "study", "item", {"item_id": item.item_id}):
-                asked = [ask(world, m.model, plan.suite.request(item, m.style), member=m.name) for m in plan.members]
-                replies[index] = list(await asyncio.gather(*asked))
+                members = [m for m in plan.members if left is None or (item.item_id, m.name) in left]
+                for reply in await fan_out(world, [_asked(plan, item, m) for m in members], timeout_s=None):
+                    replies[item.item_id, reply.name] = reply
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(plan.concurrency, len(plan.suite.items))):
+            for _ in range(min(plan.concurrency, len(items))):
                 group.create_task(work())
     except ExceptionGroup as errors:  # one is enough to say why the run ended
         raise errors.exceptions[0] from errors
     return replies
 
 
-def _contribution(member: Member, item: Item, reply: Response | Failure) -> ModelContribution:
-    if isinstance(reply, Failure):
-        return ModelContribution(model=member.name, failure=reply, status="failed")
-    return ModelContribution(model=member.name, response=reply, answer=answer_of(item, reply.text))
+def _asked(plan: Plan, item: Item, member: Member) -> Asked:
+    request = plan.suite.request(item, member.style)
+    key = call_key(plan.run_id, member.name, request)
+    return Asked(name=member.name, model=member.model, request=request, key=key)
+
+
+def _whole(plan: Plan, replies: Mapping[tuple[str, str], Reply], prior: Prior | None) -> list[list[Reply]]:
+    """Replies by item and member, in the plan's order: those just made, else those of the log."""
+    known: Mapping[tuple[str, str], Response | Failure] = {} if prior is None else prior.outcomes()
+
+    def reply(item: Item, member: Member) -> Reply:
+        key = item.item_id, member.name
+        return replies[key] if key in replies else Reply(name=member.name, outcome=known[key])
+
+    return [[reply(item, member) for member in plan.members] for item in plan.suite.items]
+
+
+def _check_asked(run_id: str, rows: Sequence[Sequence[Reply]]) -> None:
+    """Raise what stood in the way when no question could be asked, or no more of them for want of money.
+
+    A run that finished without what it had no money for could not go on when there is some.
+    """
+    outcomes = [reply.outcome for row in rows for reply in row]
+    failures = [o for o in outcomes if isinstance(o, Failure) and o.code in NOT_ASKED]
+    if len(failures) == len(outcomes):
+        codes = ", ".join(sorted({f.code for f in failures}))
+        raise LLMError(
+            f"nothing could be asked ({codes}); the first of {len(failures)} refusals: {failures[0].message}",
+            code="run.failed",
+            next_step="mend what the message names (key, budget, model), then `workbench resume` the run",
+        )
+    if broke := [f for f in failures if f.code == NO_MONEY]:
+        raise LLMError(
+            f"{len(broke)} of {len(outcomes)} questions could not be asked: {NO_MONEY}; the first: {broke[0].message}",
+            code="run.failed",
+            next_step=f"raise the budget that the message names, then `workbench resume {run_id}`"[:160],
+        )
 
 
 def _score(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]]) -> Floats:
@@ -193,8 +279,8 @@ def _score(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]
             if theirs is not None:
                 facts.append(_fact(plan, item, member.name, SOURCE, theirs))
                 own[i, j] = theirs
-            if table and (failure := table[i][j].failure) and failure.code in NOT_RECORDED:
-                own[i, j] = np.nan  # not recorded: neither right nor wrong, and left out of every comparison
+            if table and (failure := table[i][j].failure) and failure.code in NOT_ASKED:
+                own[i, j] = np.nan  # neither right nor wrong, and left out of every comparison
             elif suite.extracted and gold is not None:
                 own[i, j] = float(table[i][j].answer == gold)
                 facts.append(_fact(plan, item, member.name, EXACT_ANSWER, own[i, j]))
@@ -233,21 +319,25 @@ def estimated_quality(scores: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     return np.where(ranked[:, None], on_other_items(ranks(scores)), by_mean), ranked
 
 
-def _merged(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]]) -> Iterator[Any]:
-    """Facts about every item's contributions and their merge."""
+def _merged(
+    world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]], decided: Collection[str]
+) -> Iterator[Any]:
+    """Facts about every item's contributions and their merge; decided: the items whose decision is in the log."""
     for item, parts in zip(plan.suite.items, table, strict=True):
-        merged = parts if plan.merge is None else _decided(world, plan, plan.merge, item, parts)
+        merged = parts
+        if plan.merge is not None:
+            merged = _decided(world, plan, plan.merge, item, parts, logged=item.item_id in decided)
         for part in merged:
             yield Contribution(run_id=plan.run_id, item_id=item.item_id, part=part)
 
 
 def _decided(
-    world: World, plan: Plan, merge: Merge, item: Item, parts: Sequence[ModelContribution]
+    world: World, plan: Plan, merge: Merge, item: Item, parts: Sequence[ModelContribution], *, logged: bool
 ) -> Sequence[ModelContribution]:
+    about: dict[str, Any] = {"kind": "merge", "run_id": plan.run_id, "item_id": item.item_id, "contributions": parts}
     try:
-        merged: EnsembleResponse = decide(
-            world, merge, kind="merge", run_id=plan.run_id, item_id=item.item_id, contributions=parts
-        )
+        # Of the same contributions a merge makes the same again, and one decision of each item is enough.
+        merged: EnsembleResponse = merge(parts) if logged else decide(world, merge, **about)
     except LLMOrchestratorError as error:  # nothing was left: logged with the decision, scored as no answer
         parts, value = error.contributions or parts, 0.0
     else:
@@ -282,9 +372,25 @@ def spec_of(suite: Suite, merge: Merge | None, **more: Any) -> dict[str, Any]:
         "score_kind": suite.score_kind,
         "extracted": suite.extracted,
         "scores_only": suite.scores_only,
+        "suite_sha256": suite_digest(suite),
         "merge": None if merge is None else {"policy": merge.name, "params": params_of(merge)},
         **more,
     }
 
 
-__all__ = ["LLMError", "Member", "Plan", "check_plan", "estimated_quality", "execute", "spec_of"]
+def member_spec(member: Member) -> dict[str, Any]:
+    """What the log keeps of a member: name, model (with its chain or profile), style, recorded_as."""
+    chain = [str(m.name) for m in getattr(member.model, "models", ())]
+    profile = getattr(member.model, "profile", None)
+    return {
+        "name": member.name,
+        "model": " > ".join(chain) or member.model.name,
+        "style": member.style,
+        "recorded_as": member.recorded_as,
+        "profile": None if profile is None else encode(profile),
+    }
+
+
+__all__ = [
+    "LLMError", "Member", "Plan", "check_plan", "ending_told", "estimated_quality", "execute", "member_spec", "spec_of",
+]  # fmt: skip

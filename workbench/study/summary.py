@@ -27,11 +27,17 @@ class Spent:
 
 
 def spent(reader: Reader, run_id: str) -> dict[str, Spent]:
-    """The calls of a run by model; empty where nothing was asked."""
+    """The calls of a run by model; empty where nothing was asked.
+
+    What was asked again, when the run was taken up again, counts once, with its answer; its costs all count.
+    """
     rows = reader.rows(
-        "select model, count(*), count(*) filter (not ok), string_agg(distinct source, '+' order by source), "
-        "quantile_cont(latency_ms, 0.5) filter (ok), quantile_cont(latency_ms, 0.95) filter (ok), sum(cost_usd) "
-        "from calls where run_id = ? group by model order by model",
+        "select member, count(*) filter (counts), count(*) filter (counts and not ok), "
+        "string_agg(distinct source, '+' order by source), quantile_cont(latency_ms, 0.5) filter (ok), "
+        "quantile_cont(latency_ms, 0.95) filter (ok), sum(cost_usd) "
+        "from (select *, final and row_number() over (partition by final, member, coalesce(item_id, span_id), "
+        "request_key order by ok desc, start_unix_ns desc) = 1 as counts from every_attempt where run_id = ?) "
+        "group by member order by member",
         [run_id],
     )
     return {

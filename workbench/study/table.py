@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.canonical import clean_text
 from workbench.decide.answers import normalise
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
@@ -87,19 +88,23 @@ class RunTable:
 
 
 def find_run(reader: Reader, run_id: str | None) -> dict[str, Any]:
-    """The run's row; the newest run when `run_id` is None or "latest".
+    """The run's row; the newest run that is no report when `run_id` is None or "latest".
 
-    Raises LLMValidationError run.unknown, which lists the newest runs.
+    Raises LLMValidationError run.unknown, which lists the newest runs; for what is no text as well.
     """
-    newest = "select * from runs order by start_unix_ns desc, run_id desc limit 5"
+    newest = "select * from runs where source <> 'report' order by start_unix_ns desc, run_id desc limit 5"
     if run_id in (None, "latest"):
         found = reader.records(newest)
-    else:
+    elif isinstance(run_id, str) and clean_text(run_id) == run_id:
         found = reader.records("select * from runs where run_id = ?", [run_id])
+    else:
+        found = []
     if not found:
         names = [r["run_id"] for r in reader.records(newest)]
         raise LLMValidationError(
-            f"no run {run_id!r} in the log; the newest are {', '.join(names) or 'none'}",
+            f"no run {run_id!r:.200} in the log; the newest are {', '.join(names)}"
+            if names
+            else "the log has no run yet",
             code="run.unknown",
             next_step="make one with `workbench run NAME`, or name one of those listed",
         )
@@ -114,7 +119,7 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         raise LLMValidationError(
             f"run {run_id} is {run['status']}, so its numbers would be of a part only",
             code="run.unfinished",
-            next_step="run it again, and compare the finished run",
+            next_step=f"workbench resume {run_id}, then compare it"[:160],
         )
     models = tuple(sorted(json.loads(run["models"])))
     items = reader.rows(
