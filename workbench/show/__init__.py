@@ -8,9 +8,20 @@ from typing import Any
 _HOMES = {
     "plot_cost": "workbench.show.plots",
     "plot_deltas": "workbench.show.plots",
+    "plot_outage": "workbench.show.latency",
     "plot_scores": "workbench.show.plots",
+    "plot_timings": "workbench.show.latency",
+    "plot_waterfall": "workbench.show.waterfall",
+    "timeline": "workbench.show.course",
+    "timeline_values": "workbench.show.course",
+    "timings_table": "workbench.show.latency",
+    "waterfall_table": "workbench.show.waterfall",
+    "waterfall_values": "workbench.show.waterfall",
 }
-__all__ = ["plot_cost", "plot_deltas", "plot_scores"]
+__all__ = [
+    "plot_cost", "plot_deltas", "plot_outage", "plot_scores", "plot_timings", "plot_waterfall", "timeline",
+    "timeline_values", "timings_table", "waterfall_table", "waterfall_values",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
