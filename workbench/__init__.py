@@ -11,7 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench import show as show
+    from workbench.act.aggregate import ErrorAggregator as ErrorAggregator
+    from workbench.act.aggregate import check_health as check_health
+    from workbench.act.aggregate import error_aggregator as error_aggregator
+    from workbench.act.context import ErrorContext as ErrorContext
+    from workbench.act.context import error_context as error_context
+    from workbench.act.context import handle_error as handle_error
+    from workbench.act.performance import PerformanceMetric as PerformanceMetric
+    from workbench.act.performance import PerformanceStats as PerformanceStats
+    from workbench.act.retry import retry_with_backoff as retry_with_backoff
+    from workbench.act.safety import safe_execute as safe_execute
     from workbench.act.simulated import Profile as Profile
+    from workbench.act.trace import trace_block as trace_block
+    from workbench.act.trace import trace_block_async as trace_block_async
+    from workbench.act.traced import trace_performance as trace_performance
+    from workbench.act.tracer import PerformanceTracer as PerformanceTracer
+    from workbench.act.tracer import get_performance_report as get_performance_report
+    from workbench.act.tracer import performance_tracer as performance_tracer
     from workbench.decide.merge import BestOfN as BestOfN
     from workbench.decide.merge import MajorityVoting as MajorityVoting
     from workbench.decide.merge import WeightedConsensus as WeightedConsensus
@@ -25,11 +41,15 @@ if TYPE_CHECKING:
     from workbench.errors import LLMValidationError as LLMValidationError
     from workbench.facts import EnsembleResponse as EnsembleResponse
     from workbench.facts import Item as Item
+    from workbench.facts import Message as Message
     from workbench.facts import ModelContribution as ModelContribution
     from workbench.facts import Request as Request
     from workbench.facts import Response as Response
+    from workbench.serve.lab import FaultLab as FaultLab
     from workbench.session.comparison import Comparison as Comparison
     from workbench.session.ensembler import MultiModelEnsembler as MultiModelEnsembler
+    from workbench.session.failover import LLMFailoverHandler as LLMFailoverHandler
+    from workbench.session.router import LLMRouter as LLMRouter
     from workbench.session.run import Run as Run
     from workbench.session.workbench import Workbench as Workbench
 
@@ -37,25 +57,45 @@ _HOMES = {
     "BestOfN": "workbench.decide.merge",
     "Comparison": "workbench.session.comparison",
     "EnsembleResponse": "workbench.facts",
+    "ErrorAggregator": "workbench.act.aggregate",
+    "ErrorContext": "workbench.act.context",
+    "FaultLab": "workbench.serve.lab",
     "Item": "workbench.facts",
     "LLMError": "workbench.errors",
     "LLMFailoverError": "workbench.errors",
+    "LLMFailoverHandler": "workbench.session.failover",
     "LLMOrchestratorError": "workbench.errors",
     "LLMProviderError": "workbench.errors",
     "LLMRateLimitError": "workbench.errors",
+    "LLMRouter": "workbench.session.router",
     "LLMRouterError": "workbench.errors",
     "LLMTimeoutError": "workbench.errors",
     "LLMValidationError": "workbench.errors",
     "MajorityVoting": "workbench.decide.merge",
+    "Message": "workbench.facts",
     "ModelContribution": "workbench.facts",
     "MultiModelEnsembler": "workbench.session.ensembler",
+    "PerformanceMetric": "workbench.act.performance",
+    "PerformanceStats": "workbench.act.performance",
+    "PerformanceTracer": "workbench.act.tracer",
     "Profile": "workbench.act.simulated",
     "Request": "workbench.facts",
     "Response": "workbench.facts",
     "Run": "workbench.session.run",
     "WeightedConsensus": "workbench.decide.merge",
     "Workbench": "workbench.session.workbench",
+    "check_health": "workbench.act.aggregate",
+    "error_aggregator": "workbench.act.aggregate",
+    "error_context": "workbench.act.context",
+    "get_performance_report": "workbench.act.tracer",
+    "handle_error": "workbench.act.context",
+    "performance_tracer": "workbench.act.tracer",
+    "retry_with_backoff": "workbench.act.retry",
+    "safe_execute": "workbench.act.safety",
     "show": "workbench.show",
+    "trace_block": "workbench.act.trace",
+    "trace_block_async": "workbench.act.trace",
+    "trace_performance": "workbench.act.traced",
 }
 __version__ = "0.1.0"
 __all__ = sorted([*_HOMES, "__version__"])
@@ -72,3 +112,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Make `%%wbsql`, `%trace` and `%%trace` known; called by `%load_ext workbench`."""
+    import_module("workbench.session.magic").register(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """Take the magics away again; called by `%unload_ext workbench`."""
+    import_module("workbench.session.magic").unregister(ipython)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import subprocess
 import sys
 import textwrap
@@ -82,8 +83,25 @@ def test_nb_running_loop_no_thread_stays_behind():
     assert not [t for t in threading.enumerate() if t.name == "workbench-run-sync"]
 
 
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler, lambda *_: None])
+def test_nb_running_loop_the_handler_of_interrupts_is_put_back(handler: Any):
+    """What the kernel has installed is there again afterwards; interrupts that are ignored stay so meanwhile."""
+    before = signal.signal(signal.SIGINT, handler)
+    seen: list[Any] = []
+
+    async def look() -> None:
+        seen.append(signal.getsignal(signal.SIGINT))
+
+    try:
+        in_a_loop(lambda: (signal.signal(signal.SIGINT, handler), run_sync(look())))
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIG_IGN if handler is signal.SIG_IGN else signal.default_int_handler]
+
+
 INTERRUPTED = """
-    import asyncio, signal, sys, threading, time
+    import asyncio, signal, sys, threading
     from workbench import Workbench
     from workbench.facts import Response
 
@@ -101,7 +119,6 @@ INTERRUPTED = """
 
     def interrupt():
         Slow.started.wait(30)
-        time.sleep(0.3)  # the loop is idle then: a signal just before it sleeps is seen by nobody until it wakes
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     wb = Workbench.open(sys.argv[1])
@@ -118,6 +135,9 @@ INTERRUPTED = """
 
     if sys.argv[2] == "cell":  # as a kernel does it: a loop without asyncio.run's own signal handler
         asyncio.new_event_loop().run_until_complete(cell())
+    elif sys.argv[2] == "cell with await":  # a handler that asks the loop, which stands still
+        signal.signal(signal.SIGINT, lambda *_: asyncio.get_running_loop().call_soon(print, "the loop was asked"))
+        asyncio.new_event_loop().run_until_complete(cell())
     else:
         script()
     print("threads", [t.name for t in threading.enumerate() if t.name == "workbench-run-sync"])
@@ -126,7 +146,7 @@ INTERRUPTED = """
 """
 
 
-@pytest.mark.parametrize("where", ["script", "cell"])
+@pytest.mark.parametrize("where", ["script", "cell", "cell with await"])
 def test_nb_interrupt_cancels_the_work(tmp_path: Path, where: str):
     """An interrupt is a KeyboardInterrupt once the open call was cancelled, has ended and is logged."""
     file = tmp_path / "interrupted.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from typing import Any
 import pytest
 
 from workbench import MultiModelEnsembler, Workbench
+from workbench.act.aggregate import error_aggregator
+from workbench.act.journal import encode
+from workbench.decide.merge import policy
+from workbench.decide.quorum import Quorum
 from workbench.errors import LLMOrchestratorError, LLMProviderError, LLMRouterError, LLMValidationError
 from workbench.facts import EnsembleResponse
+from workbench.study.table import contribution
 
 NAMES = ["gpt4", "claude3", "gemini-pro"]
 WEIGHTS = {"gpt4": 0.4, "claude3": 0.35, "gemini-pro": 0.25}
@@ -150,10 +156,17 @@ def test_simulated_models_answer_any_question(log_folder: Path):
         ({"weights": {**WEIGHTS, "gpt4": float("nan")}}, LLMValidationError, "validation.weights"),
         ({"weights": dict.fromkeys(NAMES, 0.0)}, LLMValidationError, "validation.weights"),
         ({"strategy": "majority"}, LLMValidationError, "validation.strategy"),
+        ({"quorum": 4}, LLMValidationError, "validation.quorum"),
+        ({"grace_s": -1.0}, LLMValidationError, "validation.config"),
+        ({"timeout_s": 0}, LLMValidationError, "validation.config"),
+        ({"wieghts": WEIGHTS}, LLMValidationError, "validation.config"),
+        ({"max_retries": "many"}, LLMValidationError, "validation.config"),
+        ({"cooldown_s": 600}, LLMValidationError, "validation.config"),
+        ({"budget_run_usd": -1}, LLMValidationError, "validation.budget"),
     ],
 )
 def test_an_impossible_ensemble_is_refused_when_it_is_made(log_folder: Path, given: Any, error: Any, code: str):
-    """Names, weights and strategies are checked before any question, and no log is opened."""
+    """Names, weights, strategies and settings are checked before any question, and no log is opened."""
     options = {"models": NAMES, "executors": {n: says(1) for n in NAMES}, "log": log_folder, **given}
     with pytest.raises(error) as caught:
         MultiModelEnsembler(**options)
@@ -170,6 +183,9 @@ def test_an_impossible_ensemble_is_refused_when_it_is_made(log_folder: Path, giv
         ({"quality_threshold": 1.1}, "validation.threshold"),
         ({"quality_threshold": "high"}, "validation.threshold"),
         ({"quality_threshold": True}, "validation.threshold"),
+        ({"quorum": 2}, "validation.quorum"),
+        ({"timeout_s": -1.0}, "validation.config"),
+        ({"grace_s": float("nan")}, "validation.config"),
     ],
 )
 def test_an_impossible_question_is_refused_before_any_call(log_folder: Path, options: Any, code: str):
@@ -217,3 +233,86 @@ def test_questions_may_be_asked_at_once(log_folder: Path):
     assert [m.tied for m in asyncio.run(main())] == [("1", "2")] * 20
     with Workbench.open(log_folder) as wb:
         assert wb.log.rows("select (select count(*) from calls), (select count(*) from decisions)") == [(40, 20)]
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["script", "running loop"])
+def test_the_synchronous_form_gives_the_same_answer(log_folder: Path, inside: bool):
+    """With and without a running event loop, with the options of the asynchronous one."""
+    ensembler = ensemble(log_folder, {"a": "Answer: yes", "b": "Answer: yes"})
+
+    def ask() -> EnsembleResponse:
+        return ensembler.get_ensemble_response_sync("Is water wet?", None, answer_kind="label", quorum=2)
+
+    async def cell() -> EnsembleResponse:
+        return ask()
+
+    merged = asyncio.run(cell()) if inside else ask()
+    assert (merged.answer, merged.confidence) == ("yes", 1.0)
+
+
+def test_the_deadline_is_the_setting_of_that_name(log_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """30 s by default; an argument or the environment moves it, for the models' own calls and the ensemble alike."""
+    monkeypatch.setenv("WORKBENCH_TIMEOUT_S", "7")
+    made = [ensemble(log_folder, {"a": 1}), ensemble(log_folder, {"a": 1}, timeout_s=90)]
+    monkeypatch.delenv("WORKBENCH_TIMEOUT_S")
+    made.append(ensemble(log_folder, {"a": 1}))
+    assert [e.timeout_s for e in made] == [7.0, 90, 30.0]
+    assert [e._live.admission.discipline.timeout_s for e in made] == [7.0, 90, 30.0]
+
+
+def test_a_slow_member_is_late_and_the_others_are_merged(log_folder: Path):
+    """The coroutine of `slow` is cancelled; status and confidence show that it took no part."""
+    ended: list[str] = []
+
+    async def slow(prompt: str) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("slow")
+        return "The answer is 8."
+
+    executors = {"a": says(24), "slow": slow}
+    ensembler = MultiModelEnsembler(["slow", "a"], executors=executors, log=log_folder, timeout_s=0.1)
+    merged = asked(ensembler)
+    assert {c.model: c.status for c in merged.contributions} == {"a": "kept", "slow": "late"}
+    assert (merged.answer, merged.confidence, ended) == ("24", 0.5, ["slow"])
+
+
+def test_a_decision_with_late_members_is_made_again_from_the_log(log_folder: Path):
+    """Policy, parameters and contributions of the log give the logged answer, tie, confidence and quorum."""
+
+    async def stubborn(prompt: str) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "The answer is 8."
+        return ""
+
+    executors = {"a": says(24), "b": says(24), "late": stubborn, "bad": says(KeyError("x"))}
+    ensembler = MultiModelEnsembler(list(executors), executors=executors, log=log_folder, quorum=2, grace_s=0.0)
+    merged = asked(ensembler)
+    assert {c.model: (c.status, c.answer) for c in merged.contributions}["late"] == ("late", "8")
+    with Workbench.open(log_folder) as wb:
+        rows = wb.log.rows("select kind, policy, params, inputs, output from decisions order by kind desc")
+        assert wb.log.rows("select member, status from calls order by member") == [
+            ("a", "ok"), ("b", "ok"), ("bad", "error"), ("late", "ok"),
+        ]  # fmt: skip
+    assert [kind for kind, *_ in rows] == ["quorum", "merge"]
+    for kind, name, params, inputs, output in rows:
+        parts = [contribution(*c) for c in json.loads(inputs)["contributions"]]
+        again = Quorum(**json.loads(params)) if kind == "quorum" else policy(name, json.loads(params))
+        assert encode(again(parts)) == json.loads(output)
+
+
+def test_a_failed_ensemble_is_counted_once_and_has_its_first_cause(log_folder: Path):
+    """Two members fail: two errors of `ensemble`; the ensemble's own error was raised from one of them."""
+    error_aggregator.clear()
+    down = LLMProviderError("down", code="provider.server")
+    with pytest.raises(LLMOrchestratorError) as caught:
+        asked(ensemble(log_folder, {"b": down, "a": KeyError("x")}))
+    assert [f.code for f in caught.value.errors] == ["provider.server", "provider.unexpected"]
+    assert [c.model for c in caught.value.contributions] == ["b", "a"]
+    assert isinstance(caught.value.__cause__, LLMProviderError)
+    assert caught.value.__cause__.code == "provider.server"
+    assert error_aggregator.count() == (2, 0)
+    error_aggregator.clear()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from workbench import Workbench
-from workbench.errors import LLMValidationError
+from workbench.errors import LLMError, LLMValidationError
 
 TINY = {
     "cells": [
@@ -54,4 +55,19 @@ def test_a_report_of_an_unknown_run_or_notebook_is_refused(tmp_path: Path):
         with pytest.raises(LLMValidationError, match="absent") as caught:
             wb.report(tmp_path / "absent.ipynb", run=run, out=tmp_path / "out")
         assert caught.value.code == "data.file"
+        number: Any = 123
+        with pytest.raises(LLMValidationError, match="123") as caught:
+            wb.report(number, run=run, out=tmp_path / "out")
+        assert caught.value.code == "data.file"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_into_a_place_that_is_no_folder_is_refused(tmp_path: Path):
+    """storage.readonly comes before any kernel starts, and the log gets no row of a report."""
+    (tmp_path / "file").write_text("x")
+    with Workbench.open(tmp_path / "log") as wb:
+        run = wb.run_sync("general", models=["simulated:weak"])
+        with pytest.raises(LLMError, match="cannot be written to") as caught:
+            wb.report(run=run, out=tmp_path / "file")
+        assert caught.value.code == "storage.readonly"
+        assert wb.log.rows("select source from runs") == [("simulated",)]

@@ -6,9 +6,17 @@ import pytest
 
 from workbench.act.recorded import RecordedModel
 from workbench.act.simulated import PROFILES, Profile, SimulatedModel
+from workbench.act.world import World
 from workbench.errors import LLMRouterError, LLMValidationError
 from workbench.facts import Item, Recorded
+from workbench.session.live import Live
 from workbench.session.resolve import members_of, other_member, recorded_members
+
+
+def no_live() -> Live:
+    """The live models of a configuration without a file."""
+    return Live(World.virtual())
+
 
 KEY = {"i1": Item(item_id="i1", task="general", prompt="?", reference="yes")}
 
@@ -76,38 +84,38 @@ def test_a_recorded_name_of_another_recording_is_unknown():
 
 def test_simulated_models_know_the_key_of_the_suite():
     """A member is made from the profile of that name, with the items it may know."""
-    member = other_member("simulated:weak", KEY, PROFILES)
+    member = other_member("simulated:weak", KEY, PROFILES, no_live)
     assert isinstance(member.model, SimulatedModel)
     assert (member.name, member.model.profile, member.model.key) == ("simulated:weak", PROFILES["weak"], KEY)
 
 
 def test_a_profile_is_a_simulated_model_under_its_own_name():
     """The name always says that it is simulated."""
-    assert other_member(Profile(name="mine", skill={}), KEY, PROFILES).name == "simulated:mine"
+    assert other_member(Profile(name="mine", skill={}), KEY, PROFILES, no_live).name == "simulated:mine"
 
 
 @pytest.mark.parametrize("thing", [3, None, object(), "".join, type("Nameless", (), {"complete": len})()])
 def test_what_is_no_model_is_refused(thing: object):
     """Something without a name or without complete() is validation.models."""
     with pytest.raises(LLMValidationError) as caught:
-        other_member(thing, KEY, PROFILES)  # type: ignore[arg-type]
+        other_member(thing, KEY, PROFILES, no_live)  # type: ignore[arg-type]
     assert caught.value.code == "validation.models"
 
 
 def test_a_suite_without_names_is_answered_by_the_simulated_pool():
     """Strong, medium and weak; and nothing is read of any recording."""
-    found = members_of(None, recording=None, rows=lambda: pytest.fail("no rows are needed"), key=KEY)
+    found = members_of(None, recording=None, rows=lambda: pytest.fail("no rows are needed"), key=KEY, live=no_live)
     assert [m.name for m in found] == ["simulated:strong", "simulated:medium", "simulated:weak"]
 
 
 def test_members_stand_in_the_order_named():
     """Recorded and simulated members mix in the order in which they were written."""
-    found = members_of(["simulated:weak", "llama/*", "gpt"], recording="rec", rows=lambda: ROWS, key=KEY)
+    found = members_of(["simulated:weak", "llama/*", "gpt"], recording="rec", rows=lambda: ROWS, key=KEY, live=no_live)
     assert [m.name for m in found] == ["simulated:weak", "llama/cot", "llama/direct", "gpt"]
 
 
 def test_the_same_member_twice_is_refused():
     """A model has one vote, however often it is named."""
     with pytest.raises(LLMValidationError, match="'gpt' is named twice") as caught:
-        members_of(["gpt", "recorded:rec/gpt"], recording="rec", rows=lambda: ROWS, key=KEY)
+        members_of(["gpt", "recorded:rec/gpt"], recording="rec", rows=lambda: ROWS, key=KEY, live=no_live)
     assert caught.value.code == "validation.models"

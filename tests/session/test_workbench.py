@@ -213,6 +213,12 @@ def test_a_profile_given_to_open_is_known_by_name(tmp_path: Path):
         assert both.compare().found.best_single == {"model": "simulated:oracle", "score": 1.0}
 
 
+def test_a_text_given_to_open_is_one_model(tmp_path: Path):
+    """Not its letters."""
+    with Workbench.open(tmp_path / "log", models="simulated:strong") as wb:
+        assert wb.run_sync("general").table.models == ("simulated:strong",)
+
+
 def test_recorded_models_given_to_open_are_taken_for_their_recording_only(wb: Workbench, tmp_path: Path):
     """A default of another recording does not join a run."""
     other = Workbench(wb.log, ["recorded:maths/a", "recorded:another/x", "simulated:weak"])

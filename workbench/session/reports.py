@@ -12,6 +12,11 @@ from workbench.study.report import run_notebook
 BENCHMARK = "90_benchmark_report.ipynb"
 
 
+def report_folder(run_id: str, out: str | os.PathLike[str] | None = None) -> Path:
+    """Where the report of a run lies: `<out>/<run_id>`, by default under reports/."""
+    return (root() / "reports" if out is None else Path(out)).resolve() / run_id
+
+
 def make_report(
     log: Path,
     run_id: str,
@@ -21,7 +26,7 @@ def make_report(
 ) -> Path:
     """Run the notebook for the run; the path of `<out>/<run_id>/index.html`, with the notebook beside it."""
     source = notebooks() / BENCHMARK if notebook is None else Path(notebook)
-    folder = (root() / "reports" if out is None else Path(out)).resolve() / run_id
+    folder = report_folder(run_id, out)
     executed = folder / source.name
     run_notebook(source, executed, {"log": str(log.resolve()), "run_id": run_id})
     return export_html(executed, folder / "index.html", title=f"{run_id} - workbench report")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from workbench.act.recorded import RecordedModel
 from workbench.act.simulated import PROFILES, Profile, SimulatedModel
@@ -17,6 +18,9 @@ from workbench.decide.weights import closest
 from workbench.errors import LLMRouterError, LLMValidationError
 from workbench.facts import Item, Model, Recorded
 from workbench.study.run import Member
+
+if TYPE_CHECKING:
+    from workbench.session.live import Live
 
 Named = str | Profile | Model
 POOL = ("simulated:strong", "simulated:medium", "simulated:weak")
@@ -74,8 +78,13 @@ def _match(
     raise unknown_model(name, shown.values(), recording)
 
 
-def other_member(named: Named, key: Mapping[str, Item], profiles: Mapping[str, Profile]) -> Member:
-    """A member for a simulated model, a profile, or any object with `name` and `complete`."""
+def other_member(
+    named: Named, key: Mapping[str, Item], profiles: Mapping[str, Profile], live: Callable[[], Live]
+) -> Member:
+    """A member for a simulated or live model, a profile, or any object with `name` and `complete`.
+
+    live: gives the live models; called only for names that are none of the others'.
+    """
     if isinstance(named, Profile):
         return Member(name=f"simulated:{named.name}", model=SimulatedModel(named, key))
     if not isinstance(named, str):
@@ -89,7 +98,24 @@ def other_member(named: Named, key: Mapping[str, Item], profiles: Mapping[str, P
     kind, _, bare = named.partition(":")
     if kind == "simulated" and bare in profiles:
         return Member(name=named, model=SimulatedModel(profiles[bare], key))
-    raise unknown_model(named, [f"simulated:{p}" for p in profiles], "the models that can be called here")
+    simulated = [f"simulated:{p}" for p in profiles]
+    if kind in ("simulated", "recorded"):
+        raise unknown_model(named, simulated, "the models that can be called here")
+    models = live()
+    full = models.loaded.resolve(named)
+    if full.partition(":")[0] == "simulated" and full != named:
+        return replace(other_member(full, key, profiles, live), name=named)
+    if not models.knows(named):
+        known = [*simulated, *models.loaded.aliases, *models.loaded.cards]
+        raise unknown_model(named, known, "the models that can be called here")
+    # Without fallbacks: another model's answers would count as this one's.
+    return Member(name=named, model=models.chain_of([models.model(full)]))
+
+
+def _is_callable(name: str, live: Callable[[], Live]) -> bool:
+    """Whether a name inside a run of a recording means a model that is called, and none of the recording's."""
+    kind, colon, _ = name.partition(":")
+    return kind == "simulated" or (bool(colon) and kind != "recorded" and live().knows(name))
 
 
 def members_of(
@@ -98,6 +124,7 @@ def members_of(
     recording: str | None,
     rows: Callable[[], Sequence[Recorded]],
     key: Mapping[str, Item],
+    live: Callable[[], Live],
     profiles: Mapping[str, Profile] = PROFILES,
 ) -> list[Member]:
     """The members of a run, in the order named.
@@ -111,10 +138,10 @@ def members_of(
         names = POOL
     found: list[Member] = []
     for named in names:
-        if isinstance(named, str) and not named.startswith("simulated:") and recording is not None:
+        if isinstance(named, str) and recording is not None and not _is_callable(named, live):
             found.extend(recorded_members(recording, rows(), [named]))
         else:
-            found.append(other_member(named, key, profiles))
+            found.append(other_member(named, key, profiles, live))
     seen: dict[str, Any] = {}
     for member in found:
         if member.name in seen:

@@ -1,7 +1,8 @@
-"""A finished run, and what can be asked of it without a new call."""
+"""A run, and what can be asked of it without a new call."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from workbench.show.results import models_table
 from workbench.show.tables import Table
 from workbench.study.compare import compare, strategies_of
 from workbench.study.replay import Drift, drift
+from workbench.study.resume import Resumed
 from workbench.study.summary import Spent, spent
 from workbench.study.table import RunTable, read_table
 
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run of the log: its answers, scores and merges. Reading it makes no call."""
+    """One run of the log: its answers, scores and merges. Reading it makes no call.
 
-    def __init__(self, log: Log, run_id: str, *, merge: Merge | None = None) -> None:
+    resumed: what was asked for and what was in the log already, where this object comes from `Workbench.resume`.
+    """
+
+    def __init__(self, log: Log, run_id: str, *, merge: Merge | None = None, resumed: Resumed | None = None) -> None:
         self.log = log
         self.run_id = run_id
         self.merge = merge
+        self.resumed = resumed
 
     @cached_property
     def table(self) -> RunTable:
@@ -41,6 +47,11 @@ class Run:
 
     @cached_property
     def _table(self) -> Table:
+        table = self._numbers
+        return table if self.resumed is None else replace(table, notes=(*table.notes, str(self.resumed)))
+
+    @cached_property
+    def _numbers(self) -> Table:
         try:
             return models_table(compare(self.table, []), self.spent)
         except LLMValidationError as error:  # unfinished, or nothing to compare: the run still shows itself
@@ -64,9 +75,11 @@ class Run:
             "as source from scores s join runs r on r.run_id = s.run_id "
             "join items i on i.run_id = s.run_id and i.item_id = s.item_id "
             "left join contributions c on c.run_id = s.run_id and c.item_id = s.item_id and c.model = s.model "
-            "left join calls k on k.run_id = s.run_id and k.item_id = s.item_id and k.model = s.model "
+            # A run that went on after an interruption has called some of its models twice for an item.
+            "left join (from calls where run_id = ? qualify row_number() over (partition by item_id, member "
+            "order by ok desc, start_unix_ns desc, span_id) = 1) k on k.item_id = s.item_id and k.member = s.model "
             "where s.run_id = ? and s.scorer = ? order by i.position, s.model",
-            [self.run_id, "exact_answer" if self.table.extracted else "source"],
+            [self.run_id, self.run_id, "exact_answer" if self.table.extracted else "source"],
         )
 
     def compare(self, *strategies: Merge | str, seed: int = 0) -> Comparison:

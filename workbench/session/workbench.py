@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.act.simulated import PROFILES, Profile
+from workbench.act.tracer import performance_tracer
 from workbench.act.world import World
 from workbench.decide.merge import as_merge
 from workbench.decide.weights import closest
-from workbench.errors import LLMRouterError, LLMValidationError
-from workbench.facts import Merge, Recorded
+from workbench.errors import LLMError, LLMRouterError, LLMValidationError
+from workbench.facts import Merge, Recorded, RunStarted
+from workbench.record.ledger import FileLedger
 from workbench.record.log import Log
 from workbench.record.spool import Durability
 from workbench.record.transfer import Imported, Recordings, import_files
 from workbench.session.bridge import run_sync
-from workbench.session.places import default_log, suites
+from workbench.session.budgets import Budgets
+from workbench.session.claims import claimed, close_left_behind
+from workbench.session.later import ledger_in
+from workbench.session.live import Live
+from workbench.session.magic import remember
+from workbench.session.places import default_log, notebooks, suites
 from workbench.session.resolve import Named, members_of
+from workbench.session.resume import interrupted, plan_again
 from workbench.session.run import Run
-from workbench.study.run import Plan, check_plan, execute, spec_of
+from workbench.session.settings import Loaded, load_settings
+from workbench.study.resume import Resumed, read_prior
+from workbench.study.run import Member, Plan, check_plan, ending_told, execute, member_spec, spec_of
 from workbench.study.suite import Suite, read_suite, suite_of
 from workbench.study.table import find_run
 
@@ -31,13 +42,25 @@ if TYPE_CHECKING:
 
 
 class Workbench:
-    """One log folder and the models to try; made by `Workbench.open`."""
+    """One log folder and the models to try; made by `Workbench.open`.
 
-    def __init__(self, log: Log, models: Sequence[Named] | None) -> None:
+    live: the live models that the configuration names, under one discipline.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        models: Sequence[Named] | None,
+        *,
+        loaded: Loaded | None = None,
+        transport: Any = None,
+    ) -> None:
         self.log = log
-        self.models = models
+        self.models = _listed(models)
         self.world = World.real(log)
         self._recordings = Recordings(log)
+        self._ledger: FileLedger | None = None
+        self.live = Live(self.world, loaded=loaded, transport=transport, ledger=self._accounts)
 
     @classmethod
     def open(
@@ -45,16 +68,42 @@ class Workbench:
         log: str | os.PathLike[str] | None = None,
         *,
         models: Sequence[Named] | None = None,
-        durability: Durability = "process",
+        durability: Durability | None = None,
+        transport: Any = None,
+        loaded: Loaded | None = None,
+        **settings: Any,
     ) -> Workbench:
-        """A workbench on a log folder, which is made when absent.
+        """A workbench on a log folder, which is made when absent; for `with`, or for `async with` around live models.
 
         log: the folder; default WORKBENCH_LOG, or data/log.
-        models: names (`recorded:RECORDING/*`, `simulated:strong`), Profiles or Model objects that a run takes
-            when it names none. durability: "disk" survives a power cut too, at the price of a disk flush a write.
-        Raises LLMError storage.* when the folder cannot be used.
+        models: names (`recorded:RECORDING/*`, `simulated:strong`, `openai:gpt-4.1`), Profiles or Model objects that
+            a run takes when it names none.
+        durability: "disk" survives a power cut too, at the price of a disk flush a write; None: as configured.
+        transport: an `httpx.AsyncBaseTransport` in the place of the network, for live models.
+        settings: of docs/reference/settings.md, such as timeout_s=60 or budget_run_usd=5; before WORKBENCH_* variables
+            and workbench.toml.
+        loaded: the whole configuration in the place of settings, such as `FaultLab.loaded(...)`.
+        Runs whose process has died are closed as crashed. Raises LLMError storage.* when the folder cannot be used,
+        LLMValidationError validation.config, validation.budget for settings.
         """
-        return cls(Log.open(default_log() if log is None else log, durability=durability), models)
+        if loaded is not None and settings:
+            raise LLMValidationError(
+                f"a workbench was given a whole configuration, and {', '.join(settings)} besides",
+                code="validation.config",
+                next_step="give either, or the settings to what makes the configuration, such as FaultLab.loaded",
+            )
+        if loaded is None:
+            loaded = load_settings(overrides=settings)
+        wb = cls(
+            Log.open(default_log() if log is None else log, durability=durability or loaded.settings.durability),
+            models,
+            loaded=loaded,
+            transport=transport,
+        )
+        close_left_behind(wb.log, wb.world)
+        performance_tracer.attach(wb.log)
+        remember(wb)
+        return wb
 
     def __repr__(self) -> str:
         return f"Workbench({str(self.log.folder)!r})"
@@ -68,8 +117,32 @@ class Workbench:
         self.close()
 
     def close(self) -> None:
-        """Write what is left and let go of the spool file."""
+        """Write what is left, and let go of the spool file; connections are closed with their loop, or by `aclose`."""
+        performance_tracer.detach(self.log)
+        if self._ledger is not None:
+            self._ledger.close()
         self.log.close()
+
+    async def __aenter__(self) -> Workbench:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop, write what is left, and let go of the spool file."""
+        try:
+            await self.live.aclose()
+        finally:
+            self.close()
+
+    def _accounts(self, limits: Mapping[str, int]) -> FileLedger:
+        """The budgets beside the log, which all processes on it share."""
+        self._ledger = FileLedger(ledger_in(self.log.folder), limits)
+        self._ledger.open()  # what cannot be counted is refused before anything is asked
+        return self._ledger
 
     # -- data
 
@@ -101,17 +174,31 @@ class Workbench:
         merge: Merge | str | None = None,
         score_kind: str | None = None,
         concurrency: int = 16,
+        resume: bool = False,
     ) -> Run:
         """Ask the models every item of a recording or bundled suite, and merge their answers.
 
         name: of an imported recording or a bundled suite. models: as for `open`; default all models of the
         recording, or the simulated pool. merge: a policy or the name of a built-in one; None only asks.
         score_kind: for a recording that mixes kinds of score. concurrency: items asked at once, >= 1.
-        Raises LLMValidationError, LLMRouterError before anything is asked.
+        resume: go on with the newest run of the same items, models and merge where that one was interrupted, so that
+        a cell may be run again after a restart. Raises LLMValidationError, LLMRouterError before anything is asked;
+        LLMError run.failed when nothing could be asked, run.locked when that run is under way elsewhere.
         """
+        if not isinstance(resume, bool):
+            raise LLMValidationError(
+                f"resume={resume!r:.200} is neither True nor False",
+                code="validation.config",
+                next_step="use resume=True for the newest run of the same plan, or wb.resume(RUN) for one by its id",
+            )
         plan = self._plan(name, models, merge, score_kind, concurrency)
         check_plan(plan)
-        await execute(self.world, plan)
+        if resume:
+            close_left_behind(self.log, self.world)
+            if (found := interrupted(self.log, plan)) is not None:
+                return await self.resume(found, models=models, merge=plan.merge, concurrency=concurrency)
+        with claimed(self.log.folder, plan.run_id, now_unix_ns=self.world.unix_ns()):
+            await execute(self.world, plan)
         self.log.flush()
         return Run(self.log, plan.run_id, merge=plan.merge)
 
@@ -119,8 +206,58 @@ class Workbench:
         """`run` from synchronous code; works inside a running event loop too."""
         return run_sync(self.run(name, **options))
 
-    def get_run(self, run_id: str | None = None) -> Run:
-        """A run of the log by its id; the newest when None or "latest"."""
+    async def resume(
+        self,
+        run_id: Run | str | None = None,
+        *,
+        models: Sequence[Named] | None = None,
+        merge: Merge | str | None = None,
+        concurrency: int | None = None,
+    ) -> Run:
+        """Go on with a run that was interrupted; answers that the log has are not asked for again.
+
+        run_id: a Run or an id; None or "latest" for the newest. models: the objects among its models that no name
+        stands for; those given to `open` are known. merge: its policy, where that is not built in. concurrency:
+        default as it began.
+        A finished run is returned as it is; `.resumed` of the result says what was done.
+        Raises LLMValidationError run.unknown, run.not_resumable, run.changed (items, models or merge are not those
+        that it began with) and LLMError run.locked (it is under way) before anything is asked.
+        """
+        if concurrency is not None:
+            _check_concurrency(concurrency)
+        found = self.get_run(run_id).run_id
+        with claimed(self.log.folder, found, now_unix_ns=self.world.unix_ns()):
+            prior = read_prior(self.log, found)  # under the claim: somebody else may have gone on with it just now
+            asked = 0 if prior.spec["scores_only"] else len(prior.left)
+            done = Resumed(run_id=found, before=prior.status, kept=prior.kept, asked=asked)
+            if prior.status == "finished":
+                return Run(self.log, found, merge=None if merge is None else as_merge(merge), resumed=done)
+            plan = plan_again(
+                prior,
+                self._plan,
+                given=[*(self.models or ()), *(_listed(models) or ())],
+                profiles=self._profiles(),
+                merge=None if merge is None else as_merge(merge),
+                concurrency=concurrency,
+            )
+            check_plan(plan)
+            self.live.admission.reset()  # what had put a model out of this run, a key or an account, may be mended
+            await execute(self.world, replace(plan, run_id=found), prior=prior)
+        self.log.flush()
+        return Run(self.log, found, merge=plan.merge, resumed=done)
+
+    def resume_sync(self, run_id: Run | str | None = None, **options: Any) -> Run:
+        """`resume` from synchronous code; works inside a running event loop too."""
+        return run_sync(self.resume(run_id, **options))
+
+    def get_run(self, run_id: Run | str | None = None) -> Run:
+        """A run of the log by its id, or read anew; the newest that is no report when None or "latest"."""
+        close_left_behind(self.log, self.world)
+        if isinstance(run_id, Run):
+            run_id = run_id.run_id
+        if run_id in (None, "latest"):
+            query = "select run_id from runs where source <> 'report' order by start_unix_ns desc, run_id desc limit 1"
+            run_id = next((str(found) for (found,) in self.log.rows(query)), run_id)
         return Run(self.log, str(find_run(self.log, run_id)["run_id"]))
 
     def _plan(
@@ -131,33 +268,40 @@ class Workbench:
         score_kind: str | None,
         concurrency: int,
     ) -> Plan:
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise LLMValidationError(
-                f"concurrency {concurrency!r} is not a whole number >= 1",
-                code="validation.config",
-                next_step="use a number of items to ask at once, such as 16",
-            )
+        _check_concurrency(concurrency)
         policy = None if merge is None else as_merge(merge)
-        if isinstance(models, str):
-            models = [models]
+        models = _listed(models)
         rows, suite = self._suite(name, score_kind)
         wanted = models if models is not None else self._default_models(suite)
         key = {item.item_id: item for item in suite.items}
         members = members_of(
-            wanted, recording=name if rows else None, rows=lambda: rows, key=key, profiles=self._profiles()
+            wanted,
+            recording=name if rows else None,
+            rows=lambda: rows,
+            key=key,
+            profiles=self._profiles(),
+            live=lambda: self.live,
         )
-        sources = sorted({"simulated" if m.name.startswith("simulated:") else "recorded" if m.recorded_as else "live"
-                          for m in members})  # fmt: skip
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        sources = sorted({source_of(m) for m in members})
         return Plan(
-            run_id=f"{suite.name}-{stamp}-{self.world.new_id(3)}",
+            run_id=self._new_run_id(suite.name),
             suite=suite,
             members=tuple(members),
             merge=policy,
             source="+".join(sources),
-            spec=spec_of(suite, policy, models=[m.name for m in members], concurrency=concurrency),
+            spec=spec_of(
+                suite,
+                policy,
+                models=[m.name for m in members],
+                members=[member_spec(m) for m in members],
+                concurrency=concurrency,
+                only_score_kind=score_kind,
+            ),
             concurrency=concurrency,
         )
+
+    def _new_run_id(self, name: str) -> str:
+        return f"{name}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}-{self.world.new_id(3)}"
 
     def _profiles(self) -> Mapping[str, Profile]:
         own = {m.name: m for m in self.models or () if isinstance(m, Profile)}
@@ -194,6 +338,14 @@ class Workbench:
             next_step=f"did you mean {hint!r}?" if hint else "import it: workbench import FILE.parquet",
         )
 
+    def budget(self) -> Budgets:
+        """What was spent and set aside by month, model and run: of all processes on the log, where a limit is set.
+
+        Without a limit: of this object alone. Raises LLMError storage.* when the accounts cannot be read.
+        """
+        where = "this process" if self._ledger is None else str(self.log.folder)
+        return Budgets(accounts=self.live.accounts.balances(), where=where)
+
     def report(
         self,
         notebook: str | os.PathLike[str] | None = None,
@@ -204,10 +356,51 @@ class Workbench:
         """Run a report notebook for a run; the path of its self-contained HTML, <out>/<run_id>/index.html.
 
         notebook: with a cell tagged `parameters` that takes log and run_id; default the benchmark report.
-        run: default the newest. out: default reports/.
-        Raises LLMError run.failed when a cell fails; the notebook beside the page keeps its traceback.
+        run: default the newest. out: a folder, default reports/. The execution is a run of the log by itself, of
+        source `report`. Raises LLMValidationError data.file and LLMError storage.readonly before a kernel starts;
+        LLMError run.failed when a cell fails or exits, run.crashed when its kernel dies, LLMTimeoutError timeout.run
+        when a cell does not end; the notebook beside the page keeps its traceback.
         """
-        from workbench.session.reports import make_report
+        from workbench.session.reports import BENCHMARK, make_report, report_folder
+        from workbench.study.report import check_folder, check_notebook
 
         run_id = run.run_id if isinstance(run, Run) else self.get_run(run).run_id
-        return make_report(self.log.folder, run_id, notebook=notebook, out=out)
+        given = notebooks() / BENCHMARK if notebook is None else notebook
+        check_notebook(given)
+        source = Path(given)
+        check_folder(report_folder(run_id, out))
+        report_id = self._new_run_id("report")
+        told = RunStarted(
+            run_id=report_id, name=source.name, source="report", models=(),
+            spec={"kind": "report", "notebook": source.name, "run": run_id}, start_unix_ns=self.world.unix_ns(),
+        )  # fmt: skip
+        with claimed(self.log.folder, report_id, now_unix_ns=self.world.unix_ns()):
+            self.log.write(told)
+            try:
+                with ending_told(self.world, report_id, items=0):
+                    return make_report(self.log.folder, run_id, notebook=source, out=out)
+            except LLMError as error:  # what its kernel was running has ended with it
+                ended: Any = "timeout" if error.code == "timeout.run" else "crashed"
+                close_left_behind(self.log, self.world, status=ended, parent=os.getpid())
+                raise
+
+
+def _listed(models: Sequence[Named] | None) -> Sequence[Named] | None:
+    """A text is one model, not its letters."""
+    return [models] if isinstance(models, str) else models
+
+
+def _check_concurrency(concurrency: int) -> None:
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise LLMValidationError(
+            f"concurrency {concurrency!r} is not a whole number >= 1",
+            code="validation.config",
+            next_step="use a number of items to ask at once, such as 16",
+        )
+
+
+def source_of(member: Member) -> str:
+    """What the answers of a member count as: simulated, recorded or live."""
+    if member.recorded_as is not None:
+        return "recorded"
+    return "simulated" if member.model.name.startswith("simulated:") else "live"
