@@ -128,7 +128,7 @@ def test_help_loads_nothing_heavy(command: tuple[str, ...]):
 def test_help_names_every_command_and_exit_code(cli: Any):
     """The overview has all commands and says what the exit codes mean."""
     text = cli("--help").out
-    for command in ("import", "models", "run", "compare", "replay", "report", "sql", "demo"):
+    for command in ("import", "models", "run", "resume", "compare", "replay", "report", "sql", "demo", "log"):
         assert command in text
     assert "0 done, 1 failed, 2 bad request, 3 rows left out, 4 replay drifted" in " ".join(text.split())
 
@@ -237,6 +237,33 @@ def test_models_lists_recordings_suites_and_simulated_models(log: Path, cli: Any
     document = cli("models", "--log", log, "--json").json
     assert document["suites"] == ["general", "question_answering", "reasoning"]
     assert document["recordings"][0]["models"][2] == {"model": "styled", "styles": ["cot", "direct"]}
+
+
+def test_models_lists_live_models_and_short_names_without_a_key(
+    log: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """The bundled ones and those of the configuration; what an error's next step sends the reader to."""
+    file = tmp_path / "workbench.toml"
+    file.write_text(
+        '[providers.lab]\nwire = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nauth = "none"\n'
+        '[models."lab:small"]\ncontext_window = 100\n[aliases]\ntiny = "lab:small"\n'
+    )
+    monkeypatch.setenv("WORKBENCH_CONFIG", str(file))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    text = cli("models", "--log", log).out
+    for line in (
+        "live models",
+        "  openai:gpt-4.1\n",
+        "  lab:small\n",
+        "short names",
+        "  tiny: lab:small\n",
+        "  gpt4: ",
+    ):
+        assert line in text
+    document = cli("models", "--log", log, "--json").json
+    assert set(document) == {"recordings", "suites", "simulated", "live", "aliases"}
+    assert {"openai:gpt-4.1", "lab:small"} <= set(document["live"])
+    assert document["aliases"]["tiny"] == "lab:small"
 
 
 def test_run_says_what_ran_and_what_to_do_next(log: Path, cli: Any):
@@ -423,7 +450,7 @@ def test_a_merge_of_scores_alone_is_refused(tmp_path: Path, cli: Any):
 
 def test_a_reader_that_goes_away_is_no_traceback(log: Path):
     """`workbench sql ... | head -1` ends quietly."""
-    query = "select repeat('x', 100) as x from range(50000)"
+    query = "select repeat('x', 100) as x from range(5000)"
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", "sql", query, "--log", str(log)],
         stdout=subprocess.PIPE,
