@@ -2,8 +2,10 @@
 
     python3 dev.py demo              the main job, offline, on simulated models
     python3 dev.py test [ARGS]       check, all tests with coverage thresholds, the notebooks; --browser adds the
-                                     browser tests, --fast runs only the quick tests; ARGS go to pytest, and when
-                                     they select tests (a path, -k, -m, --lf) nothing else is run
+                                     browser tests, --crash those that kill processes over and over, --long those
+                                     that take tens of seconds each, --fast runs only the quick ones, --peers only
+                                     those that call servers of others; ARGS go to pytest, and when they select
+                                     tests (a path, -k, -m, --lf) nothing else is run
     python3 dev.py check             format, lint, import contracts, types
     python3 dev.py lab               JupyterLab on 127.0.0.1
     python3 dev.py bench [NAME]      a benchmark, or the list of them
@@ -33,6 +35,7 @@ VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "installed.json"
 OLDEST = (3, 11)
+TEST_OPTIONS = ("--browser", "--crash", "--long", "--fast", "--peers")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command as lint; lint()"
 CHECKS = {
     "format": ["-m", "ruff", "format", "--check", "."],
@@ -105,8 +108,9 @@ def prepare() -> None:
         must([*make, "--clear", VENV], "making .venv (does this Python have its venv package?)")
     if not works or found.get("lock") != wanted["lock"]:
         print(f"installing {LOCK.name} into .venv with {'uv' if uv else 'pip'} ...", flush=True)
-        # uv also removes what the lock does not name.
-        how = [uv, "pip", "sync", "--python", venv_python()] if uv else [*pip(), "install", "-r"]
+        # uv also removes what the lock does not name. The lock is whole, so pip has nothing to resolve: asked to, an
+        # older pip takes the newest release behind an extra, and refuses it for want of a hash.
+        how = [uv, "pip", "sync", "--python", venv_python()] if uv else [*pip(), "install", "--no-deps", "-r"]
         must([*how, LOCK, "--quiet", "--require-hashes"], "installing the locked packages")
     print("installing workbench itself (editable) ...", flush=True)
     how = [uv, "pip", "install", "--python", venv_python()] if uv else [*pip(), "install"]
@@ -171,18 +175,20 @@ def test(args: Sequence[str]) -> int:
     """Run the checks, the tests with the coverage thresholds, and the notebooks; also after a failure."""
     start = time.monotonic()
     own, passed_on = split_at_dashes(args)
-    fast = "--fast" in own
-    chosen = [arg for arg in own if arg not in ("--browser", "--fast")] + passed_on
-    left_out = [mark for mark, out in (("browser", "--browser" not in own), ("slow", fast)) if out]
-    marks = ["-m", " and ".join(f"not {mark}" for mark in left_out)] if left_out else []
-    full = not fast and not selects(chosen)
+    browser, crash, long, fast, peers = (option in own for option in TEST_OPTIONS)
+    chosen = [arg for arg in own if arg not in TEST_OPTIONS] + passed_on
+    out = {"browser": not browser, "crash": not crash, "long": not long, "slow": fast, "peers": True}
+    left_out = [mark for mark in out if out[mark]]
+    marks = ["-m", "peers" if peers else " and ".join(f"not {mark}" for mark in left_out)]
+    full = not (fast or peers or selects(chosen))
     failed = failed_checks() if full else []
     counts = Counter(errors=len(failed))
     with tempfile.TemporaryDirectory(prefix="workbench-test-") as folder:
         results = Path(folder)
         (ROOT / "coverage.json").unlink(missing_ok=True)
         coverage = ["--cov", "--cov-report=term", "--cov-report=json"] if full else []
-        if not pytest("tests", [*marks, *coverage, *chosen], results, counts):
+        workers = [] if selects(chosen) else ["--numprocesses=auto", "--dist=worksteal"]
+        if not pytest("tests", [*marks, *coverage, *workers, *chosen], results, counts):
             failed.append("tests")
         if full and run([venv_python(), ROOT / "tests" / "coverage_gate.py"]):
             failed.append("coverage")
@@ -271,9 +277,7 @@ def close(counts: Mapping[str, int], failed: Sequence[str], seconds: float) -> i
     return 1 if failed else 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    function.__name__: function for function in (demo, test, check, lab, bench, lock)
-}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {f.__name__: f for f in (demo, test, check, lab, bench, lock)}
 
 
 def main(arguments: Sequence[str]) -> int:

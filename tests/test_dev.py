@@ -124,11 +124,13 @@ def test_a_failed_installation_is_tried_again(folder: Path, recorder: Recorder) 
 
 
 def test_without_uv_pip_installs_the_lock(folder: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes are required either way."""
+    """Hashes are required either way, and nothing is resolved again: a newer release of a package changes nothing."""
     monkeypatch.setattr(dev.shutil, "which", lambda name: None)
     dev.prepare()
     assert recorder.count("uv ") == 0
-    assert any("-m pip" in c and "--require-hashes" in c and "requirements.lock" in c for c in recorder.commands)
+    [installs] = [command for command in recorder.commands if "-m pip" in command and "requirements.lock" in command]
+    assert "--require-hashes" in installs
+    assert "--no-deps" in installs
 
 
 def test_a_broken_environment_is_made_again(folder: Path, recorder: Recorder) -> None:
@@ -166,12 +168,18 @@ def test_an_unknown_command_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch
         dev.main(["tset"])
 
 
+NO_LONG = "not crash and not long"
+
+
 @pytest.mark.parametrize(
     ("args", "wanted", "unwanted"),
     [
-        ([], ["not browser", "--cov ", "mypy", "coverage_gate.py"], ["not slow"]),
-        (["--browser"], ["--cov "], ["not browser"]),
-        (["--fast"], ["not browser and not slow"], ["--cov", "mypy", "coverage_gate.py", "--nbval"]),
+        ([], [f"not browser and {NO_LONG} and not peers", "--cov ", "mypy", "coverage_gate.py"], ["not slow"]),
+        (["--browser", "--crash", "--long"], ["-m not peers --cov "], ["not browser", "not crash", "not long"]),
+        (["--browser"], [f"-m {NO_LONG} and not peers --cov "], ["not browser"]),
+        (["--peers"], ["-m peers"], ["not ", "--cov", "mypy", "coverage_gate.py", "--nbval", "--peers"]),
+        (["--peers", "tests"], ["-m peers tests"], ["not ", "--cov"]),
+        (["--fast"], [f"not browser and {NO_LONG} and not slow"], ["--cov", "mypy", "coverage_gate.py", "--nbval"]),
         (["tests"], ["not browser"], ["--cov", "mypy", "coverage_gate.py", "--nbval"]),
     ],
 )  # fmt: skip
@@ -269,9 +277,10 @@ def test_nothing_measured_is_a_failure(tmp_path: Path) -> None:
 def test_the_lock_has_every_declared_requirement() -> None:
     """`dev.py lock` was run after the last change of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["dev"], *extras["otel"]]
     pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE))
-    assert {re.split(r"[^\w-]", requirement)[0].lower() for requirement in declared} <= pinned
+    assert {re.split(r"[^\w-]", requirement)[0].lower() for requirement in declared} <= pinned | {"workbench"}
 
 
 def test_the_wheel_holds_the_package_its_data_and_its_notebooks(tmp_path: Path) -> None:
