@@ -26,11 +26,20 @@ RECORDINGS = pytest.StashKey[Path | None]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take what a developer's shell has set out of the tests, before anything reads it."""
-    folder = os.environ.get("WORKBENCH_RECORDINGS")
+    # A worker of pytest-xdist starts in an environment that is clean already, and is told.
+    told = getattr(config, "workerinput", {}).get("recordings")
+    folder = told or os.environ.get("WORKBENCH_RECORDINGS")
     config.stash[RECORDINGS] = Path(folder).resolve() if folder else None
     for name in list(os.environ):
         if name.startswith("WORKBENCH_") or name.lower() in PROXIES:
             del os.environ[name]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where the recordings are."""
+    folder = node.config.stash[RECORDINGS]
+    node.workerinput["recordings"] = str(folder) if folder else None
 
 
 class OutsideNetworkError(RuntimeError):

@@ -20,7 +20,7 @@ import pytest
 
 from workbench.cli import main
 
-pytestmark = pytest.mark.recordings
+pytestmark = [pytest.mark.recordings, pytest.mark.no_cover]  # long on real data, and others reach every line
 
 TEN = (
     "alpaca_eval_instructions", "bbh_direct_vs_cot", "classeval", "gsm8k_openai2021", "mmlu_pro", "mmlu_routellm",
@@ -134,6 +134,7 @@ def test_the_words_say_that_voting_hurt_and_name_the_spread(gsm8k: Any, recordin
     assert "175b_verification" in about
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("merge", ["majority_voting", "weighted_consensus", "best_of_n"])
 def test_a_merged_run_of_gsm8k_is_decided_again_without_a_drift(cli: Any, recordings: Path, merge: str):
     """1319 merges and 5276 answers come out as they are logged, with every strategy."""
@@ -146,6 +147,7 @@ def test_a_merged_run_of_gsm8k_is_decided_again_without_a_drift(cli: Any, record
 # --- MMLU-Pro -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_voting_of_twelve_unequal_models_hurts_on_mmlu_pro(cli: Any, recordings: Path):
     """Worse than the best by 0.085 [0.063, 0.107]."""
     _, compared = merged(cli, recordings, "mmlu_pro")
@@ -164,6 +166,7 @@ def test_voting_of_twelve_unequal_models_hurts_on_mmlu_pro(cli: Any, recordings:
     assert "majority_voting hurt" in " ".join(compared["words"])
 
 
+@pytest.mark.long
 def test_voting_of_five_equal_models_helps_on_mmlu_pro(cli: Any, recordings: Path):
     """Better than the best of the five by 0.075 [0.054, 0.096]."""
     run, compared = merged(cli, recordings, "mmlu_pro", "--models", FIVE)
@@ -186,6 +189,7 @@ def test_there_are_ten_recordings(recordings: Path):
     assert sorted(f.stem for f in recordings.glob("*.parquet") if "." not in f.stem) == sorted(TEN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEN)
 def test_every_recording_is_compared_or_refused_with_a_way_on(cli: Any, recordings: Path, name: str):
     """Import, run and compare work, or say why not and what to do; what is done as they say then works."""
@@ -237,6 +241,7 @@ def test_every_recording_is_compared_or_refused_with_a_way_on(cli: Any, recordin
     assert (code, replayed["drifts"]) == (0, 0)
 
 
+@pytest.mark.long
 def test_a_recording_without_text_says_so(cli: Any, recordings: Path):
     """mmlu_routellm has scores only: a merge is refused, the comparison of its two models is that of the source."""
     cli("import", recordings / "mmlu_routellm.parquet")
@@ -249,6 +254,7 @@ def test_a_recording_without_text_says_so(cli: Any, recordings: Path):
     assert compared["strategies"] == []
 
 
+@pytest.mark.long
 def test_graded_recordings_keep_their_direction_and_unit(cli: Any, recordings: Path):
     """Translations rated by MQM stay negative, the best is nearest to 0, and nothing is counted in points."""
     _, compared = merged(cli, recordings, "ted_ende_mqm")
