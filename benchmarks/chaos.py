@@ -20,7 +20,7 @@ from _timing import finish, goal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.chaos.arena import DEADLINE_S, STRATEGIES, arena, rounds
+from tests.chaos.arena import STRATEGIES, arena, rounds
 from tests.chaos.storm import BUDGET_USD, compared, rush, rush_usd, storm, storm_lab
 from tests.chaos.verdict import judged, settled
 from workbench import Workbench
@@ -40,7 +40,7 @@ def matrix(folder: Path) -> list[dict[str, object]]:
     print(f"matrix: {len(found)} cells in {time.perf_counter() - start_s:.1f} s; {sums}")
     print(*sorted(Counter(outcome.cell.strategy for outcome in found).items()))
     print(*[*wrong, *in_log][:40], sep="\n")
-    late_ms = max(outcome.took_s - DEADLINE_S for outcome in found) * 1e3
+    late_ms = max(outcome.took_s - outcome.cell.deadline_s for outcome in found) * 1e3
     slowest = sorted(found, key=lambda outcome: -outcome.took_s)[:3]
     print("longest:", *(f"{outcome.cell} {outcome.took_s:.3f} s;" for outcome in slowest))
     named = [goal(f"matrix, {promise}", broken.pop(promise, 0), 0, "cells") for promise in PROMISES]

@@ -29,7 +29,9 @@ Form = Literal["whole", "stream", "pieces"]
 Held = LLMFailoverHandler | MultiModelEnsembler
 STRATEGIES: tuple[Strategy, ...] = ("single", "failover", "majority_voting", "weighted_consensus", "best_of_n")
 CHAINS: tuple[Strategy, ...] = ("single", "failover")
-DEADLINE_S, SLACK_S = 3.0, 0.25
+DEADLINE_S, SLACK_S, IDLE_S = 3.0, 0.25, 0.5
+# Faults that no limit of time has to do with have so much of it that a busy machine is not taken for one.
+AMPLE_S = 60.0
 LANES = 7
 GOOD_WEATHER = ""
 WELL = ("well-a", "well-b")
@@ -37,16 +39,20 @@ PRICES = {"prompt_usd_per_mtok": 1.0, "completion_usd_per_mtok": 2.0}
 PROVIDERS: dict[str, str] = {"openai": "lab", "anthropic": "lab-anthropic", "gemini": "lab-gemini"}
 # Circuits and the retry budget stay out of it: the objects meet hundreds of faults in a row.
 SETTINGS: dict[str, Any] = {
-    "timeout_s": DEADLINE_S, "max_retries": 2, "base_delay_s": 0.05, "idle_s": 0.5,
+    "max_retries": 2, "base_delay_s": 0.05, "idle_s": AMPLE_S, "first_token_s": AMPLE_S,
     "minimum_calls": 10_000, "window_calls": 10_000, "retry_capacity": 1e6,
 }  # fmt: skip
 LASTING = {*DEADLINE, *WAITS_S, "sse-stall"} - HEAVY
+PRESSED = LASTING | HEAVY
 SHARE_S = 1.0  # of a silent stream, where another model is left to be asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One call. pieces: as a stream that the caller reads; stream: as one that is put together for the caller."""
+    """One call. pieces: as a stream that the caller reads; stream: as one that is put together for the caller.
+
+    pressed: the time is short, for a limit of it decides what the caller sees.
+    """
 
     number: int
     fault: str
@@ -54,6 +60,7 @@ class Cell:
     wire: Wire = "openai"
     form: Form = "whole"
     lane: int = 0
+    pressed: bool = False
 
     def __str__(self) -> str:
         return f"{self.fault or 'good weather'} x {self.strategy} ({self.wire}, {self.form})"
@@ -86,9 +93,14 @@ class Cell:
         return [self.first, *(f"{PROVIDERS[self.wire]}:{name}" for name in others)]
 
     @property
-    def place(self) -> tuple[str, Strategy, bool]:
+    def deadline_s(self) -> float:
+        """How long the call may take."""
+        return DEADLINE_S if self.pressed else AMPLE_S
+
+    @property
+    def place(self) -> tuple[str, Strategy, bool, bool]:
         """Cells with the same place are calls of one object."""
-        return self.first, self.strategy, self.form != "whole"
+        return self.first, self.strategy, self.form != "whole", self.pressed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,7 +142,7 @@ def rounds(
     forms: Sequence[Form] = ("whole", "stream", "pieces"),
     faults: Iterable[str] = EVERY,
 ) -> list[list[Cell]]:
-    """Every cell that makes sense, by round; the first is good weather for everybody.
+    """Every cell that makes sense, by round; the first ones are good weather, in which every object opens its log.
 
     strategies: with the format of OpenAI. others: with the other formats. Pieces are read of single models and chains.
     """
@@ -138,12 +150,14 @@ def rounds(
     lasting = [f for f in wanted if f in LASTING]
     quick = [f for f in wanted if f not in {*lasting, *HEAVY, *ADDRESSES}]
     apart = [f for f in wanted if f in ADDRESSES]
-    groups = [[GOOD_WEATHER] * LANES]
-    groups += [found[at : at + LANES] for found in (apart, lasting, quick) for at in range(0, len(found), LANES)]
-    groups += [[f] for f in wanted if f in HEAVY]
+    fair = [GOOD_WEATHER] * LANES
+    groups = [(False, fair), *([(True, fair)] if PRESSED & {*wanted} else [])]
+    for pressed, found in ((False, apart), (True, lasting), (False, quick)):
+        groups += [(pressed, found[at : at + LANES]) for at in range(0, len(found), LANES)]
+    groups += [(True, [f]) for f in wanted if f in HEAVY]
     made: list[list[Cell]] = []
     number = 0
-    for group in groups:
+    for pressed, group in groups:
         made.append([])
         for lane, fault in enumerate(group):
             for wire in (w for w in wires if w in wires_of(fault)):
@@ -151,8 +165,8 @@ def rounds(
                     for form in (f for f in forms if (f != "whole") in forms_of(fault)):
                         if form != "pieces" or strategy in CHAINS:
                             number += 1
-                            cell = Cell(number=number, fault=fault, strategy=strategy, wire=wire, form=form, lane=lane)
-                            made[-1].append(cell)
+                            about: Any = {"wire": wire, "form": form, "lane": lane, "pressed": pressed}
+                            made[-1].append(Cell(number=number, fault=fault, strategy=strategy, **about))
     return made
 
 
@@ -165,14 +179,16 @@ class Arena:
 
     lab: FaultLab
     log: Path
-    held: dict[tuple[str, Strategy, bool], Held] = field(default_factory=dict)
+    held: dict[tuple[str, Strategy, bool, bool], Held] = field(default_factory=dict)
 
     def made(self, cell: Cell) -> Held:
         """The object that a user would hold, made at its first cell."""
         if cell.place not in self.held:
-            settings = {**SETTINGS, "stream": cell.form != "whole", "log": self.log}
-            if cell.strategy == "failover":
-                settings["first_token_s"] = SHARE_S
+            settings = {**SETTINGS, "timeout_s": cell.deadline_s, "stream": cell.form != "whole", "log": self.log}
+            if cell.pressed:
+                settings["idle_s"] = IDLE_S
+                if cell.strategy == "failover":
+                    settings["first_token_s"] = SHARE_S
             if cell.strategy in CHAINS:
                 self.held[cell.place] = LLMFailoverHandler(cell.models, **settings)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.chaos import expected
-from tests.chaos.arena import CHAINS, DEADLINE_S, SLACK_S, Arena, Cell, Outcome, wrong_number
+from tests.chaos.arena import CHAINS, SLACK_S, Arena, Cell, Outcome, wrong_number
 from tests.chaos.expected import FAILS, PASSES, REQUEST_SCOPED
 from workbench import Workbench
 from workbench.errors import LLMError
@@ -22,7 +22,7 @@ LONG = "lorem ipsum " * 833_333 + "tail"  # ten million characters
 def judged(found: Outcome) -> list[str]:
     """What is wrong with it, in words that begin with the promise that was broken."""
     cell, wrong = found.cell, []
-    if found.took_s > DEADLINE_S + SLACK_S:
+    if found.took_s > cell.deadline_s + SLACK_S:
         wrong.append(f"hang: it took {found.took_s:.3f} s")
     if found.took_s < expected.WAITS_S.get(cell.fault, 0.0) and cell.strategy == "single":
         wrong.append(f"wait: it was asked again after {found.took_s:.3f} s")

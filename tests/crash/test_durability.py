@@ -36,9 +36,9 @@ def steps(folder: Path, durability: str, trace: Path) -> list[str]:
             found.clear()
         elif line.startswith("write(1<"):
             found.append(line.partition('"')[2].partition("\\n")[0])
-        elif "/spool" in line:
+        elif f"{folder}/spool" in line:
             assert " = -1" not in line, line
-            at = "directory" if line.partition("<")[2].partition(">")[0].endswith("/spool") else "file"
+            at = "directory" if line.partition("<")[2].partition(">")[0] == f"{folder}/spool" else "file"
             found.append(f"{line.partition('(')[0]} {at}")
     return found
 
