@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from workbench import errors
-from workbench.decide.merge import policy
+from workbench.decide.policies import policy
 from workbench.errors import (
     LLMError,
     LLMFailoverError,

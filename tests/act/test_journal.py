@@ -11,7 +11,8 @@ from workbench.act.journal import decide, encode
 from workbench.act.trace import span
 from workbench.act.world import World
 from workbench.canonical import canonical_json
-from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, policy
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
+from workbench.decide.policies import policy
 from workbench.errors import LLMOrchestratorError, LLMValidationError
 from workbench.facts import Decision, Failure, ModelContribution, Response
 

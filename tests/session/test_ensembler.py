@@ -14,7 +14,7 @@ import pytest
 from workbench import MultiModelEnsembler, Workbench
 from workbench.act.aggregate import error_aggregator
 from workbench.act.journal import encode
-from workbench.decide.merge import policy
+from workbench.decide.policies import policy
 from workbench.decide.quorum import Quorum
 from workbench.errors import LLMOrchestratorError, LLMProviderError, LLMRouterError, LLMValidationError
 from workbench.facts import EnsembleResponse

@@ -245,7 +245,7 @@ def _policy(merge: str | None, weights: str | None, threshold: float | None) -> 
                 next_step="add --merge weighted_consensus",
             )
         return None
-    from workbench.decide.merge import policy
+    from workbench.decide.policies import policy
 
     params: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
     if weights is not None:

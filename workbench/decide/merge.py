@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from workbench.decide.quorum import best, nobody
-from workbench.decide.weights import Weights, check_members, check_models, check_weights, closest, units_of
+from workbench.decide.weights import Weights, check_members, check_models, check_weights, units_of
 from workbench.errors import LLMOrchestratorError, LLMValidationError
-from workbench.facts import EnsembleResponse, Merge, ModelContribution
+from workbench.facts import EnsembleResponse, ModelContribution
 
 
 @dataclass(frozen=True)
@@ -95,46 +94,6 @@ class BestOfN:
         best = max((_rank(c) for c in voters), default=0.0)
         tied = sorted({str(c.answer) for c in voters if _rank(c) == best})
         return conclude(self.name, parts, one_each(parts), tied)
-
-
-POLICIES: Mapping[str, type[MajorityVoting] | type[WeightedConsensus] | type[BestOfN]] = MappingProxyType(
-    {p.name: p for p in (WeightedConsensus, MajorityVoting, BestOfN)}
-)
-
-
-def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:
-    """The built-in strategy called `name` with `params`, as the log stores them."""
-    if name not in POLICIES:
-        raise LLMValidationError(
-            f"merge strategy {name!r} is not one of {', '.join(POLICIES)}",
-            code="validation.strategy",
-            next_step=f"use {closest(name, POLICIES) or 'majority_voting'}, or pass a policy object",
-        )
-    try:
-        return POLICIES[name](**dict(params or {}))
-    except TypeError as error:
-        raise LLMValidationError(
-            f"{name} does not take the parameters {sorted(params or {})}: {error}",
-            code="validation.strategy",
-            next_step="use threshold for every strategy, and weights for weighted_consensus",
-        ) from error
-
-
-def as_merge(merge: object) -> Merge:
-    """The policy that a name or an object stands for.
-
-    Raises LLMValidationError validation.strategy for an unknown name, a class, or an object that is no policy.
-    """
-    if isinstance(merge, str):
-        return policy(merge)
-    named = isinstance(getattr(merge, "name", None), str)
-    if isinstance(merge, type) or not named or not isinstance(merge, Merge):
-        raise LLMValidationError(
-            f"merge {merge!r:.60} is neither the name of a strategy nor a policy object",
-            code="validation.strategy",
-            next_step="pass a name such as majority_voting, or an object such as MajorityVoting()",
-        )
-    return merge
 
 
 def params_of(merge: object) -> dict[str, Any]:

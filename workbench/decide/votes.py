@@ -31,6 +31,8 @@ class Ballots:
     answers: length N; the distinct answers of each item, sorted; code c means answers[i][c].
     quality: N x M in [0, 1], NaN where unknown.
     failed: N x M; members that did not respond at all.
+    width: columns that an array over codes has: the largest number of distinct answers of an item, at least 1; a
+    part of the items keeps the width of the whole.
     """
 
     models: tuple[str, ...]
@@ -38,6 +40,7 @@ class Ballots:
     answers: tuple[tuple[str, ...], ...]
     quality: Floats
     failed: NDArray[np.bool_]
+    width: int
 
     @classmethod
     def of(
@@ -72,12 +75,8 @@ class Ballots:
             answers=tuple(distinct),
             quality=q[:, order],
             failed=f[:, order],
+            width=max(1, int(codes.max(initial=-1)) + 1),
         )
-
-    @property
-    def width(self) -> int:
-        """Largest number of distinct answers of an item, at least 1."""
-        return max(1, int(self.codes.max(initial=-1)) + 1)
 
     def values(self, scores: Floats, reference: Sequence[str | None] | None = None) -> Floats:
         """Score of every answer of every item, N x width.

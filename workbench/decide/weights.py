@@ -17,17 +17,23 @@ from workbench.errors import LLMValidationError
 SCALE = 1_000_000_000
 
 
-class Weights(Mapping[str, float]):
-    """Model -> weight, checked and unchangeable; can be copied, compared and used as a key.
+class Signed(Mapping[str, float]):
+    """Model -> a number of either sign, unchangeable; can be copied, compared and used as a key.
 
-    Raises LLMValidationError validation.weights for weights that are negative, not finite, not numbers, or all 0.
+    Raises LLMValidationError validation.weights for what is not a mapping to finite numbers.
     """
 
     __slots__ = ("_items",)
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        check_weights(weights)
+        self._check(weights)
         self._items = tuple((model, float(weight)) for model, weight in weights.items())
+
+    def _check(self, weights: Mapping[str, float]) -> None:
+        check_numbers(weights)
+        for model, weight in weights.items():
+            if not _is_finite(weight):
+                raise _bad_weights(f"weight of {model!r} is {_shown(weight)}, not a finite number")
 
     def __getitem__(self, model: str) -> float:
         for name, weight in self._items:
@@ -48,27 +54,42 @@ class Weights(Mapping[str, float]):
         return repr(dict(self._items))
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights that are negative, not finite, not numbers, or all zero."""
+class Weights(Signed):
+    """Weights of a vote: checked as `check_weights` does, and not all 0."""
+
+    __slots__ = ()
+
+    def _check(self, weights: Mapping[str, float]) -> None:
+        check_weights(weights)
+
+
+def check_numbers(weights: Mapping[str, float]) -> None:
+    """Refuse what is not a mapping from model to a number."""
     if not isinstance(weights, Mapping):
         raise _bad_weights(f"weights are a {type(weights).__name__}, not a mapping from model to weight")
     for model, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
             raise _bad_weights(f"weight of {model!r} is {weight!r}, not a number")
-        if not _is_weight(weight):
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Refuse weights that are negative, not finite, not numbers, or all zero."""
+    check_numbers(weights)
+    for model, weight in weights.items():
+        if not _is_finite(weight) or weight < 0:
             raise _bad_weights(f"weight of {model!r} is {_shown(weight)}, not a finite number >= 0")
     if not any(weights.values()):
         raise _bad_weights(f"all {len(weights)} weights are zero, so no model could vote")
 
 
-def _is_weight(weight: numbers.Real) -> bool:
+def _is_finite(weight: float) -> bool:
     try:
-        return math.isfinite(weight) and float(weight) >= 0
+        return math.isfinite(weight) and math.isfinite(float(weight))
     except OverflowError:  # an integer beyond the range of floats
         return False
 
 
-def _shown(weight: numbers.Real) -> str:
+def _shown(weight: float) -> str:
     try:
         return str(weight)[:40]
     except ValueError:  # an integer with more digits than Python prints

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from workbench.act.simulated import Profile
-from workbench.decide.merge import POLICIES, policy
+from workbench.decide.policies import POLICIES, policy
 from workbench.errors import LLMRouterError
 from workbench.facts import Merge
 from workbench.session.resolve import Named

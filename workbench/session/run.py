@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from workbench.decide.merge import as_merge
+from workbench.decide.policies import as_merge
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 from workbench.record.log import Log

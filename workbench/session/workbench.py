@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.act.simulated import PROFILES, Profile
 from workbench.act.tracer import performance_tracer
 from workbench.act.world import World
-from workbench.decide.merge import as_merge
+from workbench.decide.policies import as_merge
 from workbench.decide.weights import closest
 from workbench.errors import LLMError, LLMRouterError, LLMValidationError
 from workbench.facts import Merge, Recorded, RunStarted

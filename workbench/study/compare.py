@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.decide import votes
-from workbench.decide.merge import POLICIES, BestOfN, MajorityVoting, WeightedConsensus, params_of, policy
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, params_of
+from workbench.decide.policies import POLICIES, policy
+from workbench.decide.pool import Learner, Pool
+from workbench.decide.pool import Strategy as DecidesMany
 from workbench.errors import LLMOrchestratorError, LLMValidationError
 from workbench.facts import Merge, ModelContribution
 from workbench.study.run import estimated_quality
@@ -32,6 +35,7 @@ from workbench.study.stats import (
 from workbench.study.table import Floats, RunTable, contribution
 
 BUILT_IN = (MajorityVoting, WeightedConsensus, BestOfN)
+FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +137,15 @@ def compare(
     table: RunTable,
     strategies: Sequence[Merge] | None = None,
     *,
+    pool: Pool | None = None,
     samples: int = SAMPLES,
     splits: int = SPLITS,
     seed: int = 0,
 ) -> Compared:
     """The comparison of a run; `strategies` None takes those of `strategies_of`.
 
+    pool: what strategies see of the run; None: what the table has, which is no texts. What a strategy learns is
+    learned on other items than those it is judged on: those of nine other folds out of ten, or of the other half.
     Items on which a model has no score are left out for all (`items_dropped`); scores by extraction are never
     missing: no answer scores 0. Raises LLMValidationError data.no_scores, stats.items.
     """
@@ -152,7 +159,9 @@ def compare(
     singles = table.scores[keep]
     best = int(singles.mean(axis=0).argmax())
     merges = strategies_of(table) if strategies is None else list(strategies)
-    found = [_Evaluated(table, merge, keep) for merge in merges]
+    if pool is None and table.ballots is not None:
+        pool = table.pool()
+    found = [_Evaluated(table, merge, keep, pool) for merge in merges]
     columns = [e.scores for e in found]
     deltas = np.column_stack([*columns, *singles.T]) - singles[:, [best]]
     low, high = bootstrap_interval(np.column_stack([deltas, singles]), samples=samples, seed=seed)
@@ -195,17 +204,53 @@ def _left_out(table: RunTable, merges: Sequence[Merge]) -> str | None:
 class _Evaluated:
     """A merge's scores on the kept items, and on a split with its quality fitted on one half only."""
 
-    def __init__(self, table: RunTable, merge: Merge, keep: NDArray[np.bool_]) -> None:
-        self.merge, self.keep, self.table = merge, keep, table
+    def __init__(self, table: RunTable, merge: Merge, keep: NDArray[np.bool_], pool: Pool | None) -> None:
+        self.merge, self.keep, self.table, self.pool = merge, keep, table, pool
         self.values = table.values()
         # Where nothing won, a share of right answers is 0; a rating has no value to give: the worst seen.
         worst = float(np.nanmin(table.scores))
         self.nothing = 0.0 if worst >= 0 and float(np.nanmax(table.scores)) <= 1 else worst
-        self.scores, self.winners = self._decided(None)
+        self.scores, self.winners = self._crossed() if isinstance(merge, Learner) else self._decided(None)
+
+    @property
+    def shipped(self) -> Merge:
+        """The merge as a user would take it along: fitted on all kept items where it learns."""
+        return self._learned(np.flatnonzero(self.keep))
+
+    def _learned(self, rows: NDArray[np.intp]) -> Merge:
+        """The merge, fitted on these items where it learns."""
+        if not isinstance(self.merge, Learner) or self.pool is None:
+            return self.merge
+        return self.merge.fit(self.pool.take(rows), self.values[rows])
+
+    def _crossed(self) -> tuple[Floats, NDArray[np.int64]]:
+        """Scores and winners of the kept items, each decided by what was learned on items of other folds."""
+        rows = np.flatnonzero(self.keep)
+        scores, winners = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+        for fold in range(FOLDS):
+            judge = np.arange(len(rows)) % FOLDS == fold
+            if judge.any():
+                scores[judge], winners[judge] = self._over(self._learned(rows[~judge]), rows[judge])
+        return scores, winners
+
+    def _over(self, merge: Merge, rows: NDArray[np.intp]) -> tuple[Floats, NDArray[np.int64]]:
+        """What a strategy decides for some items: their scores, and how many answers won each."""
+        assert self.pool is not None
+        assert isinstance(merge, DecidesMany)
+        part = self.pool.take(rows)
+        outcome = merge.over(part)
+        values = self.values[rows]
+        if not self.table.extracted:  # worth the rating of the response that is given, not of others that say the same
+            values = part.ballots.values(np.where(outcome.chosen, self.table.scores[rows], np.nan))
+        return outcome.scores(values, missing=self.nothing), outcome.tied.sum(axis=1)
 
     def on_split(self, choose: NDArray[np.bool_]) -> Floats:
-        """Scores with every model's quality estimated on the choosing half alone."""
-        if _has_array_form(self.merge) and not _fits(self.merge):
+        """Scores with every model's quality, and whatever a strategy learns, from the choosing half alone."""
+        if isinstance(self.merge, Learner):
+            rows, scores = np.flatnonzero(self.keep), self.scores.copy()
+            scores[~choose], _ = self._over(self._learned(rows[choose]), rows[~choose])
+            return scores
+        if isinstance(self.merge, DecidesMany) or (_has_array_form(self.merge) and not _fits(self.merge)):
             return self.scores
         half = self.table.scores[self.keep][choose]
         quality, _ = estimated_quality(np.vstack([half, np.full((1, half.shape[1]), np.nan)]))
@@ -214,6 +259,8 @@ class _Evaluated:
     def _decided(self, quality: Floats | None) -> tuple[Floats, NDArray[np.int64]]:
         """Scores of the kept items, and how many answers won each; quality None takes the logged one."""
         ballots = self.table.ballots
+        if isinstance(self.merge, DecidesMany):
+            return self._over(self.merge, np.flatnonzero(self.keep))
         if _has_array_form(self.merge) and ballots is not None:
             outcome = votes.decide(self.merge, ballots, quality=quality)
             # A rated item is worth the rating of the response that is given, not of others that say the same.
@@ -307,7 +354,7 @@ def _strategy(
     on_all, on_splits = verdict(*interval), verdict(split.low, split.high)
     return Strategy(
         strategy=e.merge.name,
-        params=params_of(e.merge),
+        params=params_of(e.shipped),
         score=float(e.scores.mean()),
         delta=float(difference.mean()),
         ci_low=interval[0],

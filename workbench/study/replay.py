@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.act.journal import encode
 from workbench.decide.answers import extract
-from workbench.decide.merge import POLICIES, policy
+from workbench.decide.policies import POLICIES, policy
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import Merge
 from workbench.study.table import Reader, contribution, find_run

@@ -24,9 +24,9 @@ from workbench.act.journal import decide, encode
 from workbench.act.trace import failure_of, span
 from workbench.act.usage import ProcessUsage, usage_now
 from workbench.act.world import World
-from workbench.decide.merge import POLICIES, WeightedConsensus, params_of
+from workbench.decide.merge import params_of
+from workbench.decide.policies import POLICIES, check_ready
 from workbench.decide.quality import ON_OTHER_ITEMS, RANK_ON_OTHER_ITEMS, on_other_items, ranks
-from workbench.decide.weights import check_members
 from workbench.errors import LLMError, LLMOrchestratorError, LLMValidationError
 from workbench.facts import (
     Contribution,
@@ -88,7 +88,8 @@ class Plan:
 def check_plan(plan: Plan) -> None:
     """Refuse a plan that cannot work, before anything is paid.
 
-    Raises LLMValidationError: validation.models, validation.weights, validation.no_text, data.empty.
+    Raises LLMValidationError: validation.models, validation.weights, validation.unfitted, validation.no_text,
+    data.empty.
     """
     if not plan.members:
         raise LLMValidationError(
@@ -109,8 +110,8 @@ def check_plan(plan: Plan) -> None:
             code="validation.no_text",
             next_step="run it without a merge: single models are compared by their recorded scores",
         )
-    if isinstance(plan.merge, WeightedConsensus) and plan.merge.weights is not None:
-        check_members(plan.merge.weights, [m.name for m in plan.members])
+    if plan.merge is not None:
+        check_ready(plan.merge, [m.name for m in plan.members])
 
 
 async def execute(world: World, plan: Plan, *, prior: Prior | None = None) -> None:

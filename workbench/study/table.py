@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from workbench.canonical import clean_text
 from workbench.decide.answers import normalise
+from workbench.decide.pool import Pool
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
 from workbench.facts import Failure, ModelContribution, Response, Status
@@ -43,7 +44,7 @@ class RunTable:
     scores: what a comparison uses: the workbench's own extraction where the kind of score allows, else the
     recorded scores; NaN where unknown. source_scores: as the recording gives them; NaN where it gives none.
     reference: normalised gold answers, None where there is none. failures: (item, model) indices of members that
-    did not respond -> failure code. ballots: None where nothing was asked.
+    did not respond -> failure code. ballots: None where nothing was asked. groups: the category of each item.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class RunTable:
     scores: Floats
     source_scores: Floats
     ballots: Ballots | None
+    groups: tuple[str, ...] = ()
     failures: Mapping[tuple[int, int], str] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,12 +81,41 @@ class RunTable:
     def values(self) -> Floats:
         """Score of every answer of every item (see Ballots.values)."""
         if self.ballots is None:
-            raise LLMValidationError(
-                f"run {self.run_id} keeps scores but no text, so nothing can be merged",
-                code="validation.no_text",
-                next_step="compare single models, or run a recording that keeps the responses",
-            )
+            raise self._no_text()
         return self.ballots.values(self.scores, self.reference if self.extracted else None)
+
+    def pool(self) -> Pool:
+        """What a strategy sees of the run: neither scores nor references, and no texts (see `read_pool`)."""
+        if self.ballots is None:
+            raise self._no_text()
+        return Pool.of(self.ballots, groups=self.groups or None)
+
+    def _no_text(self) -> LLMValidationError:
+        return LLMValidationError(
+            f"run {self.run_id} keeps scores but no text, so nothing can be merged",
+            code="validation.no_text",
+            next_step="compare single models, or run a recording that keeps the responses",
+        )
+
+
+def read_pool(reader: Reader, table: RunTable) -> Pool:
+    """The table's pool with the text, cost and latency of each response."""
+    pool = table.pool()
+    place = {item: i for i, item in enumerate(table.item_ids)}
+    column = {model: j for j, model in enumerate(pool.models)}
+    texts: list[list[str | None]] = [[None] * len(column) for _ in place]
+    cost, latency = pool.cost_usd.copy(), pool.latency_ms.copy()
+    rows = reader.rows(
+        "select c.item_id, c.member, t.text, c.cost_usd, c.latency_ms from calls c "
+        "left join texts t on t.hash = c.response_hash where c.run_id = ? and c.ok",
+        [table.run_id],
+    )
+    for item_id, member, text, usd, ms in rows:
+        if item_id in place and member in column:
+            i, j = place[item_id], column[member]
+            texts[i][j] = text
+            cost[i, j], latency[i, j] = (np.nan if x is None else x for x in (usd, ms))
+    return Pool.of(pool.ballots, texts=texts, groups=pool.groups, cost_usd=cost, latency_ms=latency)
 
 
 def find_run(reader: Reader, run_id: str | None) -> dict[str, Any]:
@@ -123,7 +154,8 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         )
     models = tuple(sorted(json.loads(run["models"])))
     items = reader.rows(
-        "select item_id, task, reference, metadata->>'answer_kind' from items where run_id = ? order by position",
+        "select item_id, task, reference, metadata->>'answer_kind', metadata->>'group' from items where run_id = ? "
+        "order by position",
         [run_id],
     )
     place = {row[0]: i for i, row in enumerate(items)}
@@ -143,12 +175,18 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         models=models,
         item_ids=tuple(row[0] for row in items),
         tasks=tuple(row[1] for row in items),
-        reference=tuple(None if ref is None else normalise(ref, kind) for _, _, ref, kind in items),
+        reference=tuple(None if ref is None else normalise(ref, kind) for _, _, ref, kind, _ in items),
         scores=exact if spec.get("extracted", True) else source,
         source_scores=source,
         ballots=ballots,
+        groups=tuple(_group(row[0], row[4]) for row in items),
         failures=failures,
     )
+
+
+def _group(item_id: str, told: str | None) -> str:
+    """The category of an item: what its suite says, or else its id before the last "-"; "" without either."""
+    return told if told is not None else item_id.rpartition("-")[0]
 
 
 def _source(reader: Reader, run: Mapping[str, Any]) -> str:

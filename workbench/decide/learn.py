@@ -1,0 +1,134 @@
+"""What the strategies learn with: linear models over the answers of an item, and how labels are read from values.
+
+values: N x width, what each answer of each item is worth, NaN where nobody knows. Answers of one item compete with each
+other alone, so that what is the same for all of them, such as how hard the item is, has no influence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.decide.pool import softmax
+from workbench.decide.votes import Ballots, Floats
+from workbench.errors import LLMValidationError
+
+STEPS, ENOUGH = 50, 1e-8
+
+
+def supporters(ballots: Ballots) -> Floats:
+    """N x width x M: 1 where a member gives an answer, else 0."""
+    n, m = ballots.codes.shape
+    made = np.zeros((n, ballots.width, m))
+    rows, members = np.nonzero(ballots.codes >= 0)
+    made[rows, ballots.codes[rows, members], members] = 1.0
+    return made
+
+
+def worth_of_members(ballots: Ballots, values: Floats) -> Floats:
+    """N x M: what the answer of each member is worth; NaN where it has none, or nobody knows."""
+    codes = ballots.codes
+    found = np.take_along_axis(values, np.maximum(codes, 0).astype(np.intp), axis=1)
+    return np.where(codes >= 0, found, np.nan)
+
+
+def gold_codes(values: Floats) -> NDArray[np.intp]:
+    """The code of each item's right answer, -1 where no answer given is right or nobody knows."""
+    right = values == 1.0
+    return np.where(right.any(axis=1), right.argmax(axis=1), -1)
+
+
+def check_fractions(name: str, values: Floats) -> None:
+    """Refuse values outside [0, 1] where a strategy reads them as shares of being right."""
+    known = values[~np.isnan(values)]
+    if known.size and not (known.min() >= 0 and known.max() <= 1):
+        raise LLMValidationError(
+            f"{name} reads values as right or wrong, and found {known.min():g} to {known.max():g}",
+            code="fit.values",
+            next_step="use stacking or minimum_bayes_risk on scores of another scale",
+        )
+
+
+def log_odds(right: Floats, asked: Floats, options: float) -> Floats:
+    """log(p (K - 1) / (1 - p)) of each member, with p = (right + 1/2) / (asked + 1); below 0 for one worse than chance.
+
+    right, asked: M counts. options: K > 1, the number of answers that errors spread over.
+    Source: Nitzan & Paroush 1982 for K = 2; Jeffreys 1946 for the half.
+    """
+    p = (right + 0.5) / (asked + 1.0)
+    return np.asarray(np.log(p) - np.log1p(-p) + np.log(options - 1.0))
+
+
+def effective_options(codes: NDArray[np.int32], gold: NDArray[np.intp]) -> float:
+    """Number of answers K that errors spread over: 1 + 1 / P(two wrong answers to one item are equal).
+
+    codes: N x M, -1 where there is none. gold: N, -1 where no answer given is right. One equal pair is added to those
+    seen, so that K is finite, and 2 where there is nothing to count.
+    """
+    equal = pairs = 0
+    wrong = (codes >= 0) & (codes != gold[:, None])
+    for j in range(1, codes.shape[1]):
+        both = wrong[:, :j] & wrong[:, [j]]
+        pairs += int(both.sum())
+        equal += int((both & (codes[:, :j] == codes[:, [j]])).sum())
+    return 1.0 + (pairs + 1) / (equal + 1)
+
+
+def conditional_logit(features: Floats, present: NDArray[np.bool_], values: Floats, penalty: float) -> Floats:
+    """The weights F under which right answers are most probable, less penalty / 2 times their sum of squares.
+
+    features: N x width x F. present: N x width, the answers that compete. values: N x width in {0, 1}; items where no
+    answer or every one is right say nothing. Newton's method; the function is concave, so that there is one maximum.
+    Source: McFadden 1974.
+    """
+    right = np.where(present, values, 0.0)
+    total = right.sum(axis=1)
+    telling = (total > 0) & (total < present.sum(axis=1))
+    x, here, y = features[telling], present[telling], right[telling]
+    weights = np.zeros(features.shape[2])
+    if not len(x):
+        return weights
+    good = here & (y > 0)
+    reached = _log_likelihood(x, here, good, weights, penalty)
+    for _ in range(STEPS):
+        step = _newton(x, softmax(x @ weights, here), softmax(x @ weights, good), weights, penalty)
+        found = _log_likelihood(x, here, good, weights + step, penalty)
+        while found < reached - ENOUGH and np.abs(step).max() > ENOUGH:  # beyond the maximum
+            step = step / 2
+            found = _log_likelihood(x, here, good, weights + step, penalty)
+        weights, reached = weights + step, found
+        if np.abs(step).max() < ENOUGH:
+            break
+    return weights
+
+
+def _log_likelihood(
+    x: Floats, here: NDArray[np.bool_], good: NDArray[np.bool_], weights: Floats, penalty: float
+) -> float:
+    score = x @ weights
+    both = [np.logaddexp.reduce(np.where(mask, score, -np.inf), axis=1) for mask in (good, here)]
+    return float((both[0] - both[1]).sum() - penalty / 2 * weights @ weights)
+
+
+def _newton(x: Floats, share: Floats, wanted: Floats, weights: Floats, penalty: float) -> Floats:
+    """One step towards the maximum, with the curvature of the shares."""
+    gradient = np.tensordot(wanted - share, x, axes=([0, 1], [0, 1])) - penalty * weights
+    mean = np.matmul(share[:, None, :], x)[:, 0, :]
+    rows = x.reshape(-1, x.shape[2])
+    curvature = (rows * share.reshape(-1, 1)).T @ rows - mean.T @ mean
+    return np.linalg.solve(curvature + penalty * np.eye(len(weights)), gradient)
+
+
+def ridge(features: Floats, present: NDArray[np.bool_], values: Floats, penalty: float) -> Floats:
+    """The weights F of a ridge regression of values on features, both less the mean of their item.
+
+    penalty counts in units of the centred values' variance, so that the weights scale with the scores.
+    Source: Hoerl & Kennard 1970.
+    """
+    here = present[..., None]
+    count = np.maximum(present.sum(axis=1), 1)[:, None]
+    y = np.where(present, values, 0.0)
+    y = np.where(present, y - y.sum(axis=1, keepdims=True) / count, 0.0).reshape(-1)
+    x = np.where(here, features, 0.0)
+    x = np.where(here, x - x.sum(axis=1, keepdims=True) / count[..., None], 0.0).reshape(-1, features.shape[2])
+    return np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)

@@ -1,0 +1,67 @@
+"""Every merge strategy by its name, as users and the log know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
+from workbench.decide.pool import Learner, unfitted
+from workbench.decide.strategies.auto import Auto
+from workbench.decide.strategies.single import BestSingle
+from workbench.decide.strategies.weighted import LogOdds, Stacking
+from workbench.decide.weights import check_members, closest
+from workbench.errors import LLMValidationError
+from workbench.facts import Merge
+
+POLICIES: Mapping[str, type[Merge]] = MappingProxyType(
+    {p.name: p for p in (WeightedConsensus, MajorityVoting, BestOfN, Auto, BestSingle, LogOdds, Stacking)}
+)
+
+
+def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:
+    """The built-in strategy called `name` with `params`, as the log stores them."""
+    if name not in POLICIES:
+        raise LLMValidationError(
+            f"merge strategy {name!r} is not one of {', '.join(POLICIES)}",
+            code="validation.strategy",
+            next_step=f"use {closest(name, POLICIES) or 'majority_voting'}, or pass a policy object",
+        )
+    try:
+        return POLICIES[name](**dict(params or {}))
+    except TypeError as error:
+        raise LLMValidationError(
+            f"{name} does not take the parameters {sorted(params or {})}: {error}",
+            code="validation.strategy",
+            next_step=f"see the fields of workbench.{POLICIES[name].__name__}",
+        ) from error
+
+
+def as_merge(merge: object) -> Merge:
+    """The policy that a name or an object stands for.
+
+    Raises LLMValidationError validation.strategy for an unknown name, a class, or an object that is no policy.
+    """
+    if isinstance(merge, str):
+        return policy(merge)
+    named = isinstance(getattr(merge, "name", None), str)
+    if isinstance(merge, type) or not named or not isinstance(merge, Merge):
+        raise LLMValidationError(
+            f"merge {merge!r:.60} is neither the name of a strategy nor a policy object",
+            code="validation.strategy",
+            next_step="pass a name such as majority_voting, or an object such as MajorityVoting()",
+        )
+    return merge
+
+
+def check_ready(merge: Merge, models: Sequence[str]) -> None:
+    """Refuse a merge that cannot decide for these models, before anything is asked for it.
+
+    Raises LLMValidationError validation.unfitted, validation.weights.
+    """
+    if isinstance(merge, Learner) and not merge.fitted:
+        raise unfitted(merge)
+    weights = getattr(merge, "weights", None)
+    if isinstance(weights, Mapping):
+        check_members(weights, models)
