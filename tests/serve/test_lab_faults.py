@@ -91,11 +91,11 @@ OTHERS = ["net-keepalive-lie", "net-fd-limit", "sse-cancel"]
 LAYERS = ("http", "transport", "body", "reply", "stream")
 # Limits of time for faults that only a limit ends; everything else has to end by itself.
 LIMITS = {
-    "net-stall-head": {"timeout_s": 0.25},
-    "net-stall-body": {"timeout_s": 0.25},
-    "net-drip": {"timeout_s": 0.25},
-    "sse-stall": {"idle_s": 0.3},
-    "sse-endless": {"timeout_s": 0.25},
+    "net-stall-head": {"timeout_s": 0.6},
+    "net-stall-body": {"timeout_s": 0.6},
+    "net-drip": {"timeout_s": 0.6},
+    "sse-stall": {"idle_s": 0.6},
+    "sse-endless": {"timeout_s": 0.6},
 }
 WELL = "This is a simulated answer to a prompt outside the suite. The answer is "
 ADDRESSES = ("net-refused", "net-dns", "net-tls")

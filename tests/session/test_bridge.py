@@ -117,6 +117,8 @@ INTERRUPTED = """
                 print("model ended", flush=True)
                 raise
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore it
+
     def interrupt():
         Slow.started.wait(30)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
