@@ -441,6 +441,7 @@ def test_policies_go_by_the_names_of_the_field():
         "auto": "Auto",
         "best_single": "BestSingle",
         "log_odds": "LogOdds",
+        "selector": "Selector",
         "stacking": "Stacking",
     }
 

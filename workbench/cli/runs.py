@@ -1,4 +1,4 @@
-"""The commands around a run: import, models, run, resume, compare, replay, sql, report, demo."""
+"""The commands around a run: import, models, run, resume, compare, gains, replay, sql, report, demo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workbench.session.run import Run
 
 MODELS_HELP = "Model names as written in the file, comma-separated; MODEL/STYLE where a model has several styles."
-STRATEGY_HELP = "weighted_consensus, majority_voting or best_of_n."
+STRATEGY_HELP = "weighted_consensus, majority_voting, best_of_n, or one that learns, such as auto."
 
 
 def import_(
@@ -150,6 +150,27 @@ def compare(
         comparison = found.compare(*([policy] if policy is not None else []), seed=seed)
         words = "" if as_json else f"{found!r}\n\n{comparison!r}"
         put({**comparison.as_dict(), "words": list(comparison.words.sentences)}, words, as_json)
+
+
+def gains(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recordings or bundled suites.")],
+    pool: Annotated[
+        list[str] | None, typer.Option(help="all, top:K or closest:K; may be given several times [all].")
+    ] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="A strategy; may be given several times [all that are built in].")
+    ] = None,
+    splits: Annotated[int, typer.Option(min=2, help="Random half splits.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
+    log: LogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what merging adds: every strategy minus the best single model chosen on the other half."""
+    as_json = wants_json(context, as_json)
+    with open_workbench(context, log) as wb:
+        found = wb.gains_sync(*names, pools=pool or ["all"], strategies=strategy, splits=splits, seed=seed, told=say)
+    put(found.as_dict(), "" if as_json else repr(found), as_json)
 
 
 def replay(

@@ -14,6 +14,7 @@ from workbench.decide.votes import Ballots, Floats
 from workbench.errors import LLMValidationError
 
 STEPS, ENOUGH = 50, 1e-8
+WIDE = 64
 
 
 def supporters(ballots: Ballots) -> Floats:
@@ -62,8 +63,8 @@ def log_odds(right: Floats, asked: Floats, options: float) -> Floats:
 def effective_options(codes: NDArray[np.int32], gold: NDArray[np.intp]) -> float:
     """Number of answers K that errors spread over: 1 + 1 / P(two wrong answers to one item are equal).
 
-    codes: N x M, -1 where there is none. gold: N, -1 where no answer given is right. One equal pair is added to those
-    seen, so that K is finite, and 2 where there is nothing to count.
+    codes: N x M, -1 where there is none, or none of known value. gold: N, -1 where no answer given is right. One equal
+    pair is added to those seen, so that K is finite, and 2 where there is nothing to count.
     """
     equal = pairs = 0
     wrong = (codes >= 0) & (codes != gold[:, None])
@@ -74,49 +75,79 @@ def effective_options(codes: NDArray[np.int32], gold: NDArray[np.intp]) -> float
     return 1.0 + (pairs + 1) / (equal + 1)
 
 
-def conditional_logit(features: Floats, present: NDArray[np.bool_], values: Floats, penalty: float) -> Floats:
+def conditional_logit(
+    features: Floats, present: NDArray[np.bool_], values: Floats, penalty: float, *, start: Floats | None = None
+) -> Floats:
     """The weights F under which right answers are most probable, less penalty / 2 times their sum of squares.
 
     features: N x width x F. present: N x width, the answers that compete. values: N x width in {0, 1}; items where no
-    answer or every one is right say nothing. Newton's method; the function is concave, so that there is one maximum.
+    answer or every one is right say nothing. start: weights to set out from; None: 0. Newton's
+    method up to WIDE features, L-BFGS beyond; the function is concave where no item has several right answers.
     Source: McFadden 1974.
     """
     right = np.where(present, values, 0.0)
     total = right.sum(axis=1)
     telling = (total > 0) & (total < present.sum(axis=1))
     x, here, y = features[telling], present[telling], right[telling]
-    weights = np.zeros(features.shape[2])
+    weights = np.zeros(features.shape[2]) if start is None else start
     if not len(x):
         return weights
     good = here & (y > 0)
-    reached = _log_likelihood(x, here, good, weights, penalty)
+    if len(weights) > WIDE:
+        return _climbed(x, here, good, weights, penalty)
+    reached = log_likelihood(x, here, good, weights, penalty)
     for _ in range(STEPS):
         step = _newton(x, softmax(x @ weights, here), softmax(x @ weights, good), weights, penalty)
-        found = _log_likelihood(x, here, good, weights + step, penalty)
+        found = log_likelihood(x, here, good, weights + step, penalty)
         while found < reached - ENOUGH and np.abs(step).max() > ENOUGH:  # beyond the maximum
             step = step / 2
-            found = _log_likelihood(x, here, good, weights + step, penalty)
+            found = log_likelihood(x, here, good, weights + step, penalty)
         weights, reached = weights + step, found
         if np.abs(step).max() < ENOUGH:
             break
     return weights
 
 
-def _log_likelihood(
-    x: Floats, here: NDArray[np.bool_], good: NDArray[np.bool_], weights: Floats, penalty: float
+def log_likelihood(
+    x: Floats, here: NDArray[np.bool_], good: NDArray[np.bool_], weights: Floats, penalty: float = 0.0
 ) -> float:
+    """Logarithm of the probability of the good among those that are here, less penalty / 2 times the sum of squares."""
     score = x @ weights
     both = [np.logaddexp.reduce(np.where(mask, score, -np.inf), axis=1) for mask in (good, here)]
     return float((both[0] - both[1]).sum() - penalty / 2 * weights @ weights)
 
 
+def _climbed(x: Floats, here: NDArray[np.bool_], good: NDArray[np.bool_], weights: Floats, penalty: float) -> Floats:
+    """The maximum by steps that need no F x F curvature, which is what takes long where there are many features."""
+    from scipy.optimize import minimize
+
+    rows = x.reshape(-1, x.shape[2])
+
+    def downhill(now: Floats) -> tuple[float, Floats]:
+        score = (rows @ now).reshape(here.shape)
+        pull = softmax(score, good) - softmax(score, here)
+        return -log_likelihood(x, here, good, now, penalty), penalty * now - pull.reshape(-1) @ rows
+
+    found = minimize(downhill, weights, jac=True, method="L-BFGS-B", options={"maxiter": 20 * STEPS, "gtol": 1e-4})
+    return np.asarray(found.x, dtype=np.float64)
+
+
 def _newton(x: Floats, share: Floats, wanted: Floats, weights: Floats, penalty: float) -> Floats:
-    """One step towards the maximum, with the curvature of the shares."""
+    """One step towards the maximum."""
     gradient = np.tensordot(wanted - share, x, axes=([0, 1], [0, 1])) - penalty * weights
+    curvature = _curvature(x, share) + penalty * np.eye(len(weights))
+    several = (wanted > 0).sum(axis=1) > 1
+    if several.any():  # not concave everywhere; with its sign left out the curvature leads upwards there as well
+        size, axes = np.linalg.eigh(curvature - _curvature(x[several], wanted[several]))
+        curvature = np.asarray((axes * np.maximum(np.abs(size), ENOUGH)) @ axes.T, dtype=np.float64)
+    return np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
+
+
+def _curvature(x: Floats, share: Floats) -> Floats:
+    """F x F: the covariance of the features under the shares, summed over the items."""
     mean = np.matmul(share[:, None, :], x)[:, 0, :]
     rows = x.reshape(-1, x.shape[2])
-    curvature = (rows * share.reshape(-1, 1)).T @ rows - mean.T @ mean
-    return np.linalg.solve(curvature + penalty * np.eye(len(weights)), gradient)
+    return np.asarray((rows * share.reshape(-1, 1)).T @ rows - mean.T @ mean)
 
 
 def ridge(features: Floats, present: NDArray[np.bool_], values: Floats, penalty: float) -> Floats:

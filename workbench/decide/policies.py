@@ -7,16 +7,18 @@ from types import MappingProxyType
 from typing import Any
 
 from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
-from workbench.decide.pool import Learner, unfitted
+from workbench.decide.pool import Learner, Pool, unfitted
 from workbench.decide.strategies.auto import Auto
+from workbench.decide.strategies.selector import Selector
 from workbench.decide.strategies.single import BestSingle
 from workbench.decide.strategies.weighted import LogOdds, Stacking
+from workbench.decide.votes import Ballots
 from workbench.decide.weights import check_members, closest
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 
 POLICIES: Mapping[str, type[Merge]] = MappingProxyType(
-    {p.name: p for p in (WeightedConsensus, MajorityVoting, BestOfN, Auto, BestSingle, LogOdds, Stacking)}
+    {p.name: p for p in (WeightedConsensus, MajorityVoting, BestOfN, Auto, BestSingle, LogOdds, Selector, Stacking)}
 )
 
 
@@ -60,8 +62,10 @@ def check_ready(merge: Merge, models: Sequence[str]) -> None:
 
     Raises LLMValidationError validation.unfitted, validation.weights.
     """
-    if isinstance(merge, Learner) and not merge.fitted:
-        raise unfitted(merge)
+    if isinstance(merge, Learner):
+        if not merge.fitted:
+            raise unfitted(merge)
+        merge.over(Pool.of(Ballots.of(models, [])))  # says for itself whether it knows these models
     weights = getattr(merge, "weights", None)
     if isinstance(weights, Mapping):
         check_members(weights, models)

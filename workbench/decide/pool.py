@@ -63,11 +63,10 @@ class Pool:
             cost_usd=np.full((n, m), np.nan) if cost_usd is None else np.asarray(cost_usd, dtype=np.float64),
             latency_ms=np.full((n, m), np.nan) if latency_ms is None else np.asarray(latency_ms, dtype=np.float64),
         )
-        rows = {len(made.texts), len(made.groups), len(made.cost_usd), len(made.latency_ms)}
-        widths = {made.cost_usd.shape[1:], made.latency_ms.shape[1:], *((len(row),) for row in made.texts)}
-        if rows - {n} or widths - {(m,)}:
+        shapes = {(len(made.groups), m), (len(made.texts), m), *((n, len(row)) for row in made.texts)}
+        if strange := (shapes | {made.cost_usd.shape, made.latency_ms.shape}) - {(n, m)}:
             raise LLMValidationError(
-                f"what is known of {n} items x {m} models has {sorted(rows)} rows and {sorted(widths)} columns",
+                f"what is known of {n} items x {m} models has the shape {', '.join(map(str, sorted(strange)))}",
                 code="validation.shape",
                 next_step="give one text, group, cost and latency per item and model of the ballots",
             )
@@ -77,17 +76,18 @@ class Pool:
     def one(cls, contributions: Sequence[ModelContribution]) -> Pool:
         """One item as a pool; members without weight, and those that are not kept, have no answer in it."""
         parts = sorted(contributions, key=lambda c: c.model)
+        heard = [c.votes and c.weight > 0 for c in parts]
         known = [[np.nan if c.quality is None else c.quality for c in parts]]
         ballots = Ballots.of(
             [c.model for c in parts],
-            [[c.answer if c.votes and c.weight > 0 else None for c in parts]],
+            [[c.answer if h else None for c, h in zip(parts, heard, strict=True)]],
             quality=np.array(known, dtype=np.float64),
             failed=np.array([[c.failure is not None or c.status in ("failed", "late") for c in parts]]),
         )
         responses = [c.response for c in parts]
         told = [[np.nan if r is None or r.cost_usd is None else r.cost_usd for r in responses]]
         took = [[np.nan if r is None or r.latency_ms is None else r.latency_ms for r in responses]]
-        texts = [[r.text if r is not None and c.votes else None for c, r in zip(parts, responses, strict=True)]]
+        texts = [[r.text if r is not None and h else None for r, h in zip(responses, heard, strict=True)]]
         return cls.of(ballots, texts=texts, cost_usd=np.array(told), latency_ms=np.array(took))
 
     def __len__(self) -> int:
@@ -105,8 +105,8 @@ class Pool:
         return np.arange(self.ballots.width)[None, :] < counts[:, None]
 
     def take(self, rows: Rows) -> Pool:
-        """The pool of some items, by mask or index."""
-        index = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        """The pool of some items, by mask or index; a mask is as long as the pool."""
+        index = np.arange(len(self))[rows]
         b = self.ballots
         part = replace(
             b,
@@ -122,6 +122,18 @@ class Pool:
             groups=tuple(self.groups[i] for i in index),
             cost_usd=self.cost_usd[index],
             latency_ms=self.latency_ms[index],
+        )
+
+    def of_models(self, models: Sequence[str]) -> Pool:
+        """The pool of some of its members. Raises LLMValidationError validation.models."""
+        ballots = self.ballots.of_models(models)
+        place = [self.models.index(name) for name in ballots.models]
+        return replace(
+            self,
+            ballots=ballots,
+            texts=tuple(tuple(row[j] for j in place) for row in self.texts),
+            cost_usd=self.cost_usd[:, place],
+            latency_ms=self.latency_ms[:, place],
         )
 
 
@@ -229,13 +241,17 @@ def merged(strategy: Strategy, contributions: Sequence[ModelContribution]) -> En
     supporters = [c for c in order if c.answer == answer and c.votes and c.weight > 0]
     chosen = [c for c in supporters if outcome.chosen[0, pool.models.index(c.model)]] or supporters
     text = next((c.response.text for c in chosen if c.response), "")
+    agreement, confidence = float(outcome.agreement[0]), float(outcome.confidence[0])
+    asked = sum(c.weight > 0 for c in parts)
+    if asked < len(parts):  # the pool counts members without weight among those who were asked
+        confidence = min(agreement, confidence * len(parts) / asked)
     return EnsembleResponse(
         text=text or (answer or ""),
         answer=answer,
         tied=tied,
         strategy=strategy.name,
-        confidence=float(outcome.confidence[0]),
-        agreement=float(outcome.agreement[0]),
+        confidence=confidence,
+        agreement=agreement,
         contributions=tuple(parts),
     )
 

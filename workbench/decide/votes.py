@@ -78,6 +78,24 @@ class Ballots:
             width=max(1, int(codes.max(initial=-1)) + 1),
         )
 
+    def of_models(self, models: Sequence[str]) -> Ballots:
+        """The ballots of some of the members, with the answers that they gave.
+
+        Raises LLMValidationError validation.models for none, one twice, or one that is not among the members.
+        """
+        if strange := [name for name in models if name not in self.models]:
+            raise LLMValidationError(
+                f"{', '.join(strange)} is not among the members {', '.join(self.models)}",
+                code="validation.models",
+                next_step="name members of the run",
+            )
+        place = [self.models.index(name) for name in models]
+        codes = self.codes[:, place]
+        answers = [
+            [found[c] if c >= 0 else None for c in row] for found, row in zip(self.answers, codes.tolist(), strict=True)
+        ]
+        return Ballots.of(models, answers, quality=self.quality[:, place], failed=self.failed[:, place])
+
     def values(self, scores: Floats, reference: Sequence[str | None] | None = None) -> Floats:
         """Score of every answer of every item, N x width.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from workbench.decide.policies import as_merge
+from workbench.decide.pool import Learner, Pool, Strategy
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 from workbench.record.log import Log
@@ -17,10 +19,12 @@ from workbench.study.compare import compare, strategies_of
 from workbench.study.replay import Drift, drift
 from workbench.study.resume import Resumed
 from workbench.study.summary import Spent, spent
-from workbench.study.table import RunTable, read_table
+from workbench.study.table import RunTable, read_pool, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+M = TypeVar("M", bound=Merge)
 
 
 class Run:
@@ -82,18 +86,53 @@ class Run:
             [self.run_id, self.run_id, "exact_answer" if self.table.extracted else "source"],
         )
 
-    def compare(self, *strategies: Merge | str, seed: int = 0) -> Comparison:
-        """Every merge against the best single model: the run's own, those given, and the three built-in ones."""
-        if strategies:
-            self.table.values()  # refuses a run without text
-        own = [self.merge] if self.merge is not None else []
-        return Comparison(compare(self.table, strategies_of(self.table, [*own, *map(as_merge, strategies)]), seed=seed))
+    @cached_property
+    def pool(self) -> Pool:
+        """What strategies see of the run: answers, texts, costs and latencies, and no scores."""
+        return read_pool(self.log, self.table)
 
-    def what_if(self, *strategies: Merge | str, seed: int = 0) -> Comparison:
-        """The given merges of the recorded answers against the best single model; no call is made."""
-        if strategies:
-            self.table.values()
-        return Comparison(compare(self.table, [as_merge(s) for s in strategies], seed=seed))
+    def fit(self, merge: M, *, models: Sequence[str] | None = None) -> M:
+        """The merge with what it learns from all items of the run, ready to be used elsewhere.
+
+        Judge it by `compare`, which fits it on other items. Raises LLMValidationError fit.items, fit.values,
+        validation.models; validation.strategy for a merge that has nothing to learn.
+        """
+        if not isinstance(merge, Learner):
+            raise LLMValidationError(
+                f"{getattr(merge, 'name', merge)!s:.60} has nothing to learn",
+                code="validation.strategy",
+                next_step="use it as it is, or fit one of auto, log_odds, stacking and the others that learn",
+            )
+        table, pool = self._part(models)
+        return merge.fit(pool, table.values())
+
+    def _part(self, models: Sequence[str] | None) -> tuple[RunTable, Pool]:
+        if models is None:
+            return self.table, self.pool
+        return self.table.of_models(models), self.pool.of_models(models)
+
+    def compare(self, *strategies: Merge | str, models: Sequence[str] | None = None, seed: int = 0) -> Comparison:
+        """Every merge against the best single model: the run's own, those given, and the three built-in ones.
+
+        models: compare as if only these had been asked.
+        """
+        wanted = [as_merge(s) for s in strategies]
+        own = [self.merge] if self.merge is not None else []
+        return self._compared(strategies_of(self.table, [*own, *wanted]), models, seed, given=bool(strategies))
+
+    def what_if(self, *strategies: Merge | str, models: Sequence[str] | None = None, seed: int = 0) -> Comparison:
+        """The given merges of the recorded answers against the best single model; no call is made.
+
+        models: compare as if only these had been asked.
+        """
+        return self._compared([as_merge(s) for s in strategies], models, seed, given=bool(strategies))
+
+    def _compared(self, merges: Sequence[Merge], models: Sequence[str] | None, seed: int, *, given: bool) -> Comparison:
+        if given:
+            self.table.values()  # refuses a run without text
+        table = self.table if models is None else self.table.of_models(models)
+        pool = self._part(models)[1] if any(isinstance(m, Strategy) for m in merges) else None
+        return Comparison(compare(table, merges, pool=pool, seed=seed))
 
     def replay(self, *policies: Merge) -> Drift:
         """Decide every merge and read every answer again from the log; `.drifts` is 0 when all agree.

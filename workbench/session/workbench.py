@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,8 @@ from workbench.act.simulated import PROFILES, Profile
 from workbench.act.tracer import performance_tracer
 from workbench.act.world import World
 from workbench.decide.policies import as_merge
-from workbench.decide.weights import closest
-from workbench.errors import LLMError, LLMRouterError, LLMValidationError
-from workbench.facts import Merge, Recorded, RunStarted
+from workbench.errors import LLMError, LLMValidationError
+from workbench.facts import Merge, RunStarted
 from workbench.record.ledger import FileLedger
 from workbench.record.log import Log
 from workbench.record.spool import Durability
@@ -24,21 +23,26 @@ from workbench.record.transfer import Imported, Recordings, import_files
 from workbench.session.bridge import run_sync
 from workbench.session.budgets import Budgets
 from workbench.session.claims import claimed, close_left_behind
+from workbench.session.gains import Gains, finished_run, gains_over
 from workbench.session.later import ledger_in
 from workbench.session.live import Live
 from workbench.session.magic import remember
-from workbench.session.places import default_log, notebooks, suites
+from workbench.session.places import default_log, notebooks
 from workbench.session.resolve import Named, members_of
 from workbench.session.resume import interrupted, plan_again
 from workbench.session.run import Run
 from workbench.session.settings import Loaded, load_settings
+from workbench.session.suites import find_suite
 from workbench.study.resume import Resumed, read_prior
 from workbench.study.run import Member, Plan, check_plan, ending_told, execute, member_spec, spec_of
-from workbench.study.suite import Suite, read_suite, suite_of
+from workbench.study.stats import SPLITS, check_splits
+from workbench.study.suite import Suite
 from workbench.study.table import find_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CONCURRENCY = 16  # items asked at once
 
 
 class Workbench:
@@ -173,7 +177,7 @@ class Workbench:
         models: Sequence[Named] | None = None,
         merge: Merge | str | None = None,
         score_kind: str | None = None,
-        concurrency: int = 16,
+        concurrency: int = CONCURRENCY,
         resume: bool = False,
     ) -> Run:
         """Ask the models every item of a recording or bundled suite, and merge their answers.
@@ -191,7 +195,7 @@ class Workbench:
                 code="validation.config",
                 next_step="use resume=True for the newest run of the same plan, or wb.resume(RUN) for one by its id",
             )
-        plan = self._plan(name, models, merge, score_kind, concurrency)
+        plan = self.plan(name, models, merge, score_kind, concurrency)
         check_plan(plan)
         if resume:
             close_left_behind(self.log, self.world)
@@ -234,7 +238,7 @@ class Workbench:
                 return Run(self.log, found, merge=None if merge is None else as_merge(merge), resumed=done)
             plan = plan_again(
                 prior,
-                self._plan,
+                self.plan,
                 given=[*(self.models or ()), *(_listed(models) or ())],
                 profiles=self._profiles(),
                 merge=None if merge is None else as_merge(merge),
@@ -250,6 +254,31 @@ class Workbench:
         """`resume` from synchronous code; works inside a running event loop too."""
         return run_sync(self.resume(run_id, **options))
 
+    async def gains(
+        self,
+        *names: str,
+        pools: Sequence[str] = ("all",),
+        strategies: Sequence[Merge | str] | None = None,
+        splits: int = SPLITS,
+        seed: int = 0,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> Gains:
+        """What merging adds to answers: every strategy minus the best single model chosen on the other half.
+
+        names: recordings or suites, run over all their models where there is no such finished run yet; what is not
+        imported yet is looked for in WORKBENCH_RECORDINGS. pools: "all", "top:K", "closest:K"; where a recording has no
+        more than K models, that pool is left out. strategies: policies or names; None: all that are built in. splits:
+        random half splits, >= 2. told: is given a line before each pool.
+        Raises as `run` does, and LLMValidationError validation.pool.
+        """
+        check_splits(splits)
+        runs = [await finished_run(self, name) for name in names]
+        return gains_over(runs, pools, strategies, splits=splits, seed=seed, told=told)
+
+    def gains_sync(self, *names: str, **options: Any) -> Gains:
+        """`gains` from synchronous code; works inside a running event loop too."""
+        return run_sync(self.gains(*names, **options))
+
     def get_run(self, run_id: Run | str | None = None) -> Run:
         """A run of the log by its id, or read anew; the newest that is no report when None or "latest"."""
         close_left_behind(self.log, self.world)
@@ -260,18 +289,19 @@ class Workbench:
             run_id = next((str(found) for (found,) in self.log.rows(query)), run_id)
         return Run(self.log, str(find_run(self.log, run_id)["run_id"]))
 
-    def _plan(
+    def plan(
         self,
         name: str,
-        models: Sequence[Named] | None,
-        merge: Merge | str | None,
-        score_kind: str | None,
-        concurrency: int,
+        models: Sequence[Named] | None = None,
+        merge: Merge | str | None = None,
+        score_kind: str | None = None,
+        concurrency: int = CONCURRENCY,
     ) -> Plan:
+        """What `run` would do with these arguments; nothing is asked. Raises LLMValidationError, LLMRouterError."""
         _check_concurrency(concurrency)
         policy = None if merge is None else as_merge(merge)
         models = _listed(models)
-        rows, suite = self._suite(name, score_kind)
+        rows, suite = find_suite(self._recordings, name, score_kind)
         wanted = models if models is not None else self._default_models(suite)
         key = {item.item_id: item for item in suite.items}
         members = members_of(
@@ -315,28 +345,6 @@ class Workbench:
         return [
             m for m in self.models if not isinstance(m, str) or not m.startswith("recorded:") or m.startswith(prefix)
         ]
-
-    def _suite(self, name: str, score_kind: str | None) -> tuple[Sequence[Recorded], Suite]:
-        bundled = suites()
-        recorded = [str(r["recording"]) for r in self.recordings()]
-        if name in recorded:
-            rows = self._recordings.recorded(name)
-            return rows, suite_of(name, rows, score_kind=score_kind)
-        if name in bundled and score_kind not in (None, "correct"):
-            raise LLMValidationError(
-                f"{name} has scores of kind 'correct' only, not {score_kind!r}",
-                code="validation.score_kind",
-                next_step="leave score_kind out for a bundled suite",
-            )
-        if name in bundled:
-            return (), read_suite(bundled[name])
-        hint = closest(str(name), [*recorded, *bundled])
-        raise LLMRouterError(
-            f"unknown recording or suite {name!r}; recordings: {', '.join(recorded) or 'none'}; "
-            f"suites: {', '.join(bundled)}",
-            code="router.unknown_suite",
-            next_step=f"did you mean {hint!r}?" if hint else "import it: workbench import FILE.parquet",
-        )
 
     def budget(self) -> Budgets:
         """What was spent and set aside by month, model and run: of all processes on the log, where a limit is set.

@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "gains_table": "workbench.show.gains",
     "plot_cost": "workbench.show.plots",
     "plot_deltas": "workbench.show.plots",
+    "plot_gains": "workbench.show.gains",
     "plot_outage": "workbench.show.latency",
     "plot_scores": "workbench.show.plots",
     "plot_timings": "workbench.show.latency",
@@ -19,9 +21,20 @@ _HOMES = {
     "waterfall_values": "workbench.show.waterfall",
 }
 __all__ = [
-    "plot_cost", "plot_deltas", "plot_outage", "plot_scores", "plot_timings", "plot_waterfall", "timeline",
-    "timeline_values", "timings_table", "waterfall_table", "waterfall_values",
-]  # fmt: skip
+    "gains_table",
+    "plot_cost",
+    "plot_deltas",
+    "plot_gains",
+    "plot_outage",
+    "plot_scores",
+    "plot_timings",
+    "plot_waterfall",
+    "timeline",
+    "timeline_values",
+    "timings_table",
+    "waterfall_table",
+    "waterfall_values",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import LLMValidationError
 from workbench.show.asked import Records, check_most, ended_by, sources_told
 from workbench.show.latency import GREY
-from workbench.show.plots import BLUE, _r, plain
+from workbench.show.plots import BLUE, plain, rounded
 from workbench.show.tables import inline
 from workbench.show.waterfall import FAILED
 
@@ -124,8 +124,8 @@ def _reader_of(run: Any) -> Records:
 
 def _dot(call: Mapping[str, Any]) -> Dot:
     return Dot(
-        call_id=call["call_id"], member=call["member"], item_id=call["item_id"], start_s=_r(call["start_s"]),
-        duration_ms=_r(call["duration_ms"]), attempts=call["attempts"], status=call["status"],
+        call_id=call["call_id"], member=call["member"], item_id=call["item_id"], start_s=rounded(call["start_s"]),
+        duration_ms=rounded(call["duration_ms"]), attempts=call["attempts"], status=call["status"],
         code=ended_by(call), source=call["source"],
     )  # fmt: skip
 
@@ -158,7 +158,7 @@ def load_of(spells: Iterable[tuple[float, float]], *, steps: int = LOAD_STEPS) -
     now = 0
     for at_s in sorted(changes):
         now += changes[at_s]
-        found.append(Load(at_s=_r(at_s), calls=now))
+        found.append(Load(at_s=rounded(at_s), calls=now))
     if len(found) <= steps:
         return found
     # Peaks are what one looks for: each stretch shows its highest, and the end stays the end.
@@ -197,7 +197,7 @@ def timeline(run: Any, *, most: int = MOST_DOTS) -> go.Figure:
             ticktext=[f"{t / 1e3:g}" if unit == "s" else f"{t:g}" for t in ticks], row=row,
         )  # fmt: skip
     end_s = found.load[-1].at_s or 1e-3
-    figure.update_xaxes(range=[_r(-0.01 * end_s), _r(1.02 * end_s)], zeroline=False)
+    figure.update_xaxes(range=[rounded(-0.01 * end_s), rounded(1.02 * end_s)], zeroline=False)
     figure.update_xaxes(title_text="time since the run began (s)", row=count)
     for note in figure.layout.annotations:
         note.update(x=0, xanchor="left", font={"size": 12})
@@ -226,7 +226,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    return [_r(log10(low)), _r(log10(high))]
+    return [rounded(log10(low)), rounded(log10(high))]
 
 
 def _panels(found: Course) -> list[str]:
@@ -248,7 +248,7 @@ def _dots(figure: go.Figure, found: Course, panels: Sequence[str], lowest: float
             colour, symbol = FAILED.get(status, (GREY, "square"))
             points = go.Scatter(
                 name=status, legendgroup=status, showlegend=status not in told, mode="markers",
-                x=[d.start_s for d in chosen], y=[max(d.duration_ms, _r(lowest * 1.2)) for d in chosen],
+                x=[d.start_s for d in chosen], y=[max(d.duration_ms, rounded(lowest * 1.2)) for d in chosen],
                 marker={"color": colour, "symbol": symbol, "size": 6 if status == "ok" else 8,
                         "opacity": 0.75 if status == "ok" else 1.0},
                 hovertext=[_hover(d) for d in chosen], hovertemplate="%{hovertext}<extra></extra>",

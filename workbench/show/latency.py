@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import LLMValidationError
-from workbench.show.plots import BLUE, COLOURS, ORANGE, Mark, _errors, _r, plain
+from workbench.show.plots import BLUE, COLOURS, ORANGE, Mark, _errors, plain, rounded
 from workbench.show.tables import Shown, Table
 from workbench.study.outage import Timeline
 from workbench.study.timings import Estimate, Summary
@@ -68,7 +68,11 @@ def success_values(rows: Sequence[Summary]) -> list[Mark]:
 def spending_values(rows: Sequence[Summary]) -> list[dict[str, Any]]:
     """Cost of each setup per 1000 questions in US dollars: what is known, and what may be billed on top."""
     return [
-        {"setup": s.name, "known_usd": _r(s.cost_usd * 1e3), "perhaps_usd": _r((s.booked_usd - s.cost_usd) * 1e3)}
+        {
+            "setup": s.name,
+            "known_usd": rounded(s.cost_usd * 1e3),
+            "perhaps_usd": rounded((s.booked_usd - s.cost_usd) * 1e3),
+        }
         for s in rows
     ]
 
@@ -118,9 +122,13 @@ def _spend(figure: go.Figure, found: Sequence[Mapping[str, Any]]) -> None:
 
 def _mark(s: Summary, group: str, e: Estimate, *, scale: float = 1.0) -> Mark:
     return Mark(
-        label=s.name, value=_r(e.value * scale), low=_r(e.low * scale), high=_r(e.high * scale), group=group,
+        label=s.name,
+        value=rounded(e.value * scale),
+        low=rounded(e.low * scale),
+        high=rounded(e.high * scale),
+        group=group,
         note=group,
-    )  # fmt: skip
+    )
 
 
 # -- outages
@@ -142,7 +150,7 @@ def spend_values(run: Timeline) -> list[Spend]:
     at_most = accumulate((t.booked_usd for t in ends), initial=0.0)
     times = [0.0, *(t.at_s + t.took_s for t in ends)]
     return [
-        Spend(at_s=_r(at), certain_usd=_r(sure), at_most_usd=_r(most))
+        Spend(at_s=rounded(at), certain_usd=rounded(sure), at_most_usd=rounded(most))
         for at, sure, most in zip(times, certain, at_most, strict=True)
     ]
 
@@ -175,7 +183,7 @@ def plot_outage(run: Timeline, *, beside: Timeline | None = None) -> go.Figure:
     figure.update_yaxes(title_text="s, log", type="log", tickvals=[0.2, 0.5, 1, 2, 5, 10, 20, 50], row=3)
     figure.update_yaxes(title_text="USD", rangemode="tozero", row=4)
     ended_s = max(shown.ended_s for shown, _, _ in runs)
-    figure.update_xaxes(range=[0, _r(ended_s)], showgrid=True)
+    figure.update_xaxes(range=[0, rounded(ended_s)], showgrid=True)
     figure.update_xaxes(title_text=_time_axis([shown for shown, _, _ in runs]), row=4)
     for note in figure.layout.annotations:
         note.update(x=0, xanchor="left", font={"size": 13})
@@ -215,8 +223,8 @@ def _circuits(figure: go.Figure, run: Timeline, models: Sequence[str]) -> None:
         found = [spell for spell in run.spells if spell.state == state]
         # A half-open spell lasts as long as one probe: a line around it keeps it visible.
         bar = go.Bar(
-            name=state.replace("_", " "), orientation="h", base=[_r(s.from_s) for s in found],
-            x=[_r(s.until_s - s.from_s) for s in found], y=[models.index(s.model) for s in found], width=0.6,
+            name=state.replace("_", " "), orientation="h", base=[rounded(s.from_s) for s in found],
+            x=[rounded(s.until_s - s.from_s) for s in found], y=[models.index(s.model) for s in found], width=0.6,
             marker={"color": STATES.get(state, GREY), "line": {"width": 2 if state == "half_open" else 0,
                                                                "color": "#B8A800"}},
             hovertemplate=f"{state}: from %{{base:.1f}} s for %{{x:.1f}} s<extra></extra>",
@@ -233,7 +241,7 @@ def _attempts(figure: go.Figure, run: Timeline, models: Sequence[str]) -> None:
         if not found:
             continue
         points = go.Scatter(
-            name=f"attempt: {status}", mode="markers", x=[_r(t.at_s) for t in found],
+            name=f"attempt: {status}", mode="markers", x=[rounded(t.at_s) for t in found],
             y=[models.index(t.model) + (0.0 if status == "ok" else 0.22) for t in found],
             marker={"color": colour, "symbol": symbol, "size": 6},
             hovertext=[plain(f"{t.code or 'ok'}, {t.took_s:.2f} s") for t in found],
@@ -246,8 +254,8 @@ def _waits(figure: go.Figure, run: Timeline, colour: str, symbol: str) -> None:
     import plotly.graph_objects as go
 
     points = go.Scatter(
-        name=plain(run.name), mode="markers", x=[_r(q.at_s) for q in run.questions],
-        y=[_r(q.took_ms / 1e3) for q in run.questions],
+        name=plain(run.name), mode="markers", x=[rounded(q.at_s) for q in run.questions],
+        y=[rounded(q.took_ms / 1e3) for q in run.questions],
         marker={"color": colour, "symbol": symbol, "size": 7},
         hovertemplate="asked at %{x:.1f} s, took %{y:.2f} s<extra></extra>",
     )  # fmt: skip
@@ -326,4 +334,4 @@ def _told(e: Estimate, scale: float = 1.0) -> str:
 def _log(low: float, high: float) -> list[float]:
     from math import log10
 
-    return [_r(log10(low)), _r(log10(high))]
+    return [rounded(log10(low)), rounded(log10(high))]

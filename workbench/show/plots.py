@@ -43,9 +43,9 @@ def delta_values(found: Compared) -> list[Mark]:
         marks.append(
             Mark(
                 label=label(s),
-                value=_r(s.delta * scale),
-                low=_r(s.ci_low * scale),
-                high=_r(s.ci_high * scale),
+                value=rounded(s.delta * scale),
+                low=rounded(s.ci_low * scale),
+                high=rounded(s.ci_high * scale),
                 group="all items, 95 % bootstrap",
                 note=s.verdict,
             )
@@ -53,9 +53,9 @@ def delta_values(found: Compared) -> list[Mark]:
         marks.append(
             Mark(
                 label=label(s),
-                value=_r(s.split_delta * scale),
-                low=_r(s.split_low * scale),
-                high=_r(s.split_high * scale),
+                value=rounded(s.split_delta * scale),
+                low=rounded(s.split_low * scale),
+                high=rounded(s.split_high * scale),
                 group="half splits, 2.5-97.5 percentiles",
                 note=s.split_verdict,
             )
@@ -84,9 +84,9 @@ def score_values(found: Compared) -> list[Mark]:
     models = [
         Mark(
             label=s.model,
-            value=_r(s.score),
-            low=_r(s.ci_low),
-            high=_r(s.ci_high),
+            value=rounded(s.score),
+            low=rounded(s.ci_low),
+            high=rounded(s.ci_high),
             group="model alone, 95 % bootstrap",
             note="" if s.answered is None else f"{s.answered * 100:.1f} % answered",
         )
@@ -96,9 +96,9 @@ def score_values(found: Compared) -> list[Mark]:
     merges = [
         Mark(
             label=label(s),
-            value=_r(s.score),
-            low=_r(best + s.ci_low),
-            high=_r(best + s.ci_high),
+            value=rounded(s.score),
+            low=rounded(best + s.ci_low),
+            high=rounded(best + s.ci_high),
             group="merge, 95 % bootstrap of its difference to the best model",
             note=s.conclusion,
         )
@@ -112,7 +112,7 @@ def plot_scores(found: Any) -> go.Figure:
     numbers = _numbers(found)
     figure = _errors(score_values(numbers), {0: BLUE, 1: ORANGE})
     figure.add_vline(
-        x=_r(numbers.oracle), line_width=1, line_dash="dot", line_color="#444", annotation_text="oracle",
+        x=rounded(numbers.oracle), line_width=1, line_dash="dot", line_color="#444", annotation_text="oracle",
         annotation_position="bottom left",
     )  # fmt: skip
     label = "share of items right" if numbers.unit == "fraction" else f"mean score ({numbers.unit})"
@@ -130,9 +130,9 @@ def cost_values(found: Compared, spent: Mapping[str, Spent]) -> list[dict[str, A
     return [
         {
             "model": s.model,
-            "score": _r(s.score),
-            "cost_usd": _r(calls.cost_usd),
-            "latency_p50_ms": None if calls.latency_p50_ms is None else _r(calls.latency_p50_ms),
+            "score": rounded(s.score),
+            "cost_usd": rounded(calls.cost_usd),
+            "latency_p50_ms": None if calls.latency_p50_ms is None else rounded(calls.latency_p50_ms),
             "source": calls.source,
         }
         for s in found.singles
@@ -197,8 +197,8 @@ def _errors(marks: Sequence[Mark], colours: Mapping[int, str]) -> go.Figure:
                 error_x={
                     "type": "data",
                     "symmetric": False,
-                    "array": [_r(m.high - m.value) for m in chosen],
-                    "arrayminus": [_r(m.value - m.low) for m in chosen],
+                    "array": [rounded(m.high - m.value) for m in chosen],
+                    "arrayminus": [rounded(m.value - m.low) for m in chosen],
                 },
                 hovertext=[plain(f"{m.label}: {m.note}") for m in chosen],
                 hovertemplate="%{hovertext}<br>%{x}<extra></extra>",
@@ -218,7 +218,13 @@ def _finish(figure: go.Figure, *, title: str, x: str, caption: str, rows: int) -
         template="plotly_white",
         height=210 + 34 * rows,
         margin={"l": 200, "r": 30, "t": 80, "b": 60},
-        legend={"orientation": "h", "yanchor": "top", "y": _r(-0.12 - 0.9 / (rows + 4)), "x": 0, "xanchor": "left"},
+        legend={
+            "orientation": "h",
+            "yanchor": "top",
+            "y": rounded(-0.12 - 0.9 / (rows + 4)),
+            "x": 0,
+            "xanchor": "left",
+        },
     )
     return figure.update_xaxes(title_text=plain(x))
 
@@ -238,5 +244,6 @@ def _numbers(found: Any) -> Compared:
     return numbers
 
 
-def _r(value: float) -> float:
+def rounded(value: float) -> float:
+    """A number as figures keep it: six decimals."""
     return round(float(value), 6)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import LLMValidationError
 from workbench.show.asked import check_most, ended_by, reader_of, sources_told
 from workbench.show.latency import ENDINGS, GREY, RED
-from workbench.show.plots import _r, plain
+from workbench.show.plots import plain, rounded
 from workbench.show.tables import Shown, Table, inline
 
 if TYPE_CHECKING:
@@ -185,8 +185,8 @@ def _span_bar(span: Mapping[str, Any], depth: int, tries: Sequence[Mapping[str, 
         kind="span",
         component=span["component"],
         label=f"{span['component']}.{span['operation']}" + (f" {about}" if about else ""),
-        start_ms=_r((span["start_unix_ns"] - start_ns) / 1e6),
-        duration_ms=_r(span["duration_ms"]),
+        start_ms=rounded((span["start_unix_ns"] - start_ns) / 1e6),
+        duration_ms=rounded(span["duration_ms"]),
         status=status,
         code=code,
         source=made["source"] if made else None,
@@ -202,8 +202,8 @@ def _attempt_bar(row: Mapping[str, Any], depth: int, start_ns: int) -> Bar:
         kind="attempt",
         component="model",
         label=f"attempt {row['attempt']} {model}",
-        start_ms=_r((row["start_unix_ns"] - start_ns) / 1e6),
-        duration_ms=_r(row["duration_ms"]),
+        start_ms=rounded((row["start_unix_ns"] - start_ns) / 1e6),
+        duration_ms=rounded(row["duration_ms"]),
         status=row["status"],
         code=ended_by(row),
         source=row["source"],
@@ -289,7 +289,7 @@ def plot_waterfall(log: Any, found: str, *, most: int = MOST_SPANS) -> go.Figure
         bar = go.Bar(
             **entry, showlegend=False, orientation="h", y=chosen,
             width=[0.72 if b.kind == "span" else 0.5 for b in bars],
-            base=[_r(b.start_ms / scale) for b in bars], x=[_r(b.duration_ms / scale) for b in bars],
+            base=[rounded(b.start_ms / scale) for b in bars], x=[rounded(b.duration_ms / scale) for b in bars],
             # The line keeps what took no time at all visible.
             marker={"color": colour, "line": {"width": [2 if _bad(b) else 1 for b in bars],
                                               "color": [RED if _bad(b) else colour for b in bars]}},
@@ -301,7 +301,7 @@ def plot_waterfall(log: Any, found: str, *, most: int = MOST_SPANS) -> go.Figure
         figure.add_trace(bar)
     labels, left = _labels(told.bars)
     figure.update_yaxes(range=[len(labels) - 0.4, -0.6], showticklabels=False, zeroline=False, showgrid=False)
-    ends = [_r(-0.01 * whole_ms / scale), _r(_reach(told.bars, whole_ms) / scale)]
+    ends = [rounded(-0.01 * whole_ms / scale), rounded(_reach(told.bars, whole_ms) / scale)]
     figure.update_xaxes(title_text=f"time since the start ({unit})", range=ends, zeroline=False)
     for k, label in enumerate(labels):  # the labels of an axis end at it, and would hide the tree
         figure.add_annotation(

@@ -8,7 +8,7 @@ is what a user of the best model really gets. When the two disagree the words ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -69,7 +69,8 @@ class Strategy:
     when both agree, else `cannot tell`. gained, lost: expected number of items on which the merge did better
     or worse than the single model; of the lost, lost_tied ended in a tie and lost_undecided
     without any winner. tied: share of items with several winners. mcnemar_p: None where a tie
-    leaves a score between 0 and 1. mde: minimum detectable effect at power 0.80.
+    leaves a score between 0 and 1. mde: minimum detectable effect at power 0.80. learned: the parameters of a strategy
+    that learns, fitted on all items: what a user would take along.
     """
 
     strategy: str
@@ -91,6 +92,7 @@ class Strategy:
     mde: float
     lost_tied: int = 0
     lost_undecided: int = 0
+    learned: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,7 +356,7 @@ def _strategy(
     on_all, on_splits = verdict(*interval), verdict(split.low, split.high)
     return Strategy(
         strategy=e.merge.name,
-        params=params_of(e.shipped),
+        params=params_of(e.merge),
         score=float(e.scores.mean()),
         delta=float(difference.mean()),
         ci_low=interval[0],
@@ -372,4 +374,5 @@ def _strategy(
         tied=float((e.winners > 1).mean()),
         mcnemar_p=mcnemar(e.scores, singles[:, best]),
         mde=minimum_detectable_effect(difference),
+        learned=params_of(e.shipped) if isinstance(e.merge, Learner) else {},
     )

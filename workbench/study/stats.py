@@ -118,6 +118,14 @@ def half_splits(n: int, *, splits: int = SPLITS, seed: int = 0) -> NDArray[np.bo
     return chosen
 
 
+def check_splits(splits: object) -> None:
+    """Refuse a number of half splits that is no whole number from 2."""
+    if isinstance(splits, bool) or not isinstance(splits, int) or splits < 2:
+        raise LLMValidationError(
+            f"{splits!r:.60} half splits", code="stats.splits", next_step=f"use a whole number from 2, such as {SPLITS}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class SplitResult:
     """Mean and 2.5 / 97.5 percentiles of a difference over random half splits."""

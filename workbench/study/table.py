@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -79,16 +79,67 @@ class RunTable:
         return "fraction" if np.isin(known, (0.0, 1.0)).all() else self.score_kind
 
     def values(self) -> Floats:
-        """Score of every answer of every item (see Ballots.values)."""
+        """Score of every answer of every item (see Ballots.values); NaN where an item has no reference to tell."""
         if self.ballots is None:
             raise self._no_text()
-        return self.ballots.values(self.scores, self.reference if self.extracted else None)
+        if not self.extracted:
+            return self.ballots.values(self.scores)
+        told = np.array([gold is not None for gold in self.reference], dtype=bool)
+        return np.where(told[:, None], self.ballots.values(self.scores, self.reference), np.nan)
 
     def pool(self) -> Pool:
         """What a strategy sees of the run: neither scores nor references, and no texts (see `read_pool`)."""
         if self.ballots is None:
             raise self._no_text()
         return Pool.of(self.ballots, groups=self.groups or None)
+
+    def of_models(self, models: Sequence[str]) -> RunTable:
+        """The table of some of its models, as if no other had been asked.
+
+        Raises LLMValidationError validation.models.
+        """
+        ballots = None if self.ballots is None else self.ballots.of_models(models)
+        names = tuple(sorted(models)) if ballots is None else ballots.models
+        place = [self.models.index(name) for name in names]
+        new = {old: j for j, old in enumerate(place)}
+        return replace(
+            self,
+            models=names,
+            scores=self.scores[:, place],
+            source_scores=self.source_scores[:, place],
+            ballots=ballots,
+            failures={(i, new[j]): code for (i, j), code in self.failures.items() if j in new},
+        )
+
+    def closest(self, k: int) -> tuple[str, ...]:
+        """The k models whose scores lie closest together, best first."""
+        ranked = self.top(len(self.models))
+        mean = dict(zip(self.models, np.nanmean(self.scores, axis=0), strict=True))
+        at = min(range(len(ranked) - k + 1), key=lambda i: float(mean[ranked[i]] - mean[ranked[i + k - 1]]))
+        return ranked[at : at + k]
+
+    def top(self, k: int) -> tuple[str, ...]:
+        """The k models with the best scores, best first; equals by name."""
+        mean = np.nanmean(self.scores, axis=0)
+        return tuple(
+            self.models[j] for j in sorted(range(len(self.models)), key=lambda j: (-mean[j], self.models[j]))[:k]
+        )
+
+    def chosen(self, pool: str) -> RunTable:
+        """The table of a pool told in words: "all", "top:K" or "closest:K", by the scores of all items.
+
+        Raises LLMValidationError validation.pool.
+        """
+        kind, _, count = pool.partition(":")
+        if pool == "all":
+            return self
+        if kind in ("top", "closest") and count.isdecimal() and 2 <= int(count) <= len(self.models):
+            return self.of_models(self.top(int(count)) if kind == "top" else self.closest(int(count)))
+        raise LLMValidationError(
+            f"pool {pool!r:.80} is none of {self.name} with its {len(self.models)} models",
+            code="validation.pool",
+            next_step=f"use all, top:K or closest:K with K from 2 to {len(self.models)}",
+        )
 
     def _no_text(self) -> LLMValidationError:
         return LLMValidationError(
@@ -99,7 +150,7 @@ class RunTable:
 
 
 def read_pool(reader: Reader, table: RunTable) -> Pool:
-    """The table's pool with the text, cost and latency of each response."""
+    """The table's pool with the text of each answer, and cost and latency of each response."""
     pool = table.pool()
     place = {item: i for i, item in enumerate(table.item_ids)}
     column = {model: j for j, model in enumerate(pool.models)}
@@ -107,13 +158,13 @@ def read_pool(reader: Reader, table: RunTable) -> Pool:
     cost, latency = pool.cost_usd.copy(), pool.latency_ms.copy()
     rows = reader.rows(
         "select c.item_id, c.member, t.text, c.cost_usd, c.latency_ms from calls c "
-        "left join texts t on t.hash = c.response_hash where c.run_id = ? and c.ok",
+        "left join texts t on t.hash = c.response_hash where c.run_id = ? and c.ok order by c.start_unix_ns, c.span_id",
         [table.run_id],
     )
     for item_id, member, text, usd, ms in rows:
         if item_id in place and member in column:
             i, j = place[item_id], column[member]
-            texts[i][j] = text
+            texts[i][j] = text if pool.ballots.codes[i, j] >= 0 else None
             cost[i, j], latency[i, j] = (np.nan if x is None else x for x in (usd, ms))
     return Pool.of(pool.ballots, texts=texts, groups=pool.groups, cost_usd=cost, latency_ms=latency)
 

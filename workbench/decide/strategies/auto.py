@@ -52,9 +52,15 @@ class Auto:
             raise _refused(f"folds {self.folds!r} is no whole number from 2", "use 5")
         if not 0 <= self.caution < np.inf:
             raise _refused(f"caution {self.caution!r} is no finite number >= 0", "use 1, or more to be surer")
-        if self.chosen is not None and self.chosen.get("policy") not in CANDIDATES:
-            names = ", ".join(CANDIDATES)
-            raise _refused(f"chosen {self.chosen!r:.80} names none of {names}", "leave it out and fit the policy")
+        if self.chosen is not None:
+            if not isinstance(self.chosen, Mapping) or self.chosen.get("policy") not in CANDIDATES:
+                names = ", ".join(CANDIDATES)
+                raise _refused(f"chosen {self.chosen!r:.80} names none of {names}", "leave it out and fit the policy")
+            taken = CANDIDATES[self.chosen["policy"]](**self.chosen.get("params", {}))
+            object.__setattr__(self, "chosen", {"policy": taken.name, "params": params_of(taken)})
+
+    def __hash__(self) -> int:
+        return hash((self.policy if self.fitted else None, self.reason, self.folds, self.caution))
 
     @property
     def fitted(self) -> bool:

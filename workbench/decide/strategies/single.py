@@ -37,13 +37,18 @@ class BestSingle:
         return self.ranking is not None
 
     def fit(self, pool: Pool, values: Floats) -> Self:
-        """The ranking of these items; no answer is worth the least that any was, at most 0. Raises fit.items."""
+        """The ranking by mean worth on these items; no answer is worth the least that any was, at most 0.
+
+        An answer of unknown value is left out. Raises LLMValidationError fit.items.
+        """
         worth = worth_of_members(pool.ballots, values)
         if np.isnan(worth).all():
             raise nothing_to_learn(self.name, f"none of {len(pool)} items has an answer of known value")
         known = ~np.isnan(values).all(axis=1)
         least = min(0.0, float(np.nanmin(worth)))
-        mean = np.where(np.isnan(worth), least, worth)[known].mean(axis=0)
+        told = np.where(pool.ballots.codes >= 0, worth, least)[known]
+        count = (~np.isnan(told)).sum(axis=0)
+        mean = np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), least)
         order = sorted(range(len(pool.models)), key=lambda j: (-mean[j], pool.models[j]))
         return replace(self, ranking=tuple(pool.models[j] for j in order))
 
@@ -53,13 +58,15 @@ class BestSingle:
             raise unfitted(self)
         check_members(dict.fromkeys(self.ranking, 1.0), pool.models)
         ballots = pool.ballots
-        codes = ballots.codes[:, [pool.models.index(model) for model in self.ranking]]
-        answered = codes >= 0
-        first = codes[np.arange(len(pool)), answered.argmax(axis=1)]
-        share = np.zeros((len(pool), ballots.width))
+        order = np.array([pool.models.index(model) for model in self.ranking])
+        answered = ballots.codes[:, order] >= 0
+        first = order[answered.argmax(axis=1)]
         rows = np.flatnonzero(answered.any(axis=1))
-        share[rows, first[rows]] = 1.0
-        return outcome_of(ballots, share)
+        share = np.zeros((len(pool), ballots.width))
+        share[rows, ballots.codes[rows, first[rows]]] = 1.0
+        outcome = outcome_of(ballots, share)
+        # Its own response is the one to give, not that of another who says the same.
+        return replace(outcome, chosen=outcome.chosen & (first[:, None] == np.arange(len(order))))
 
     def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
         """The merged answer; raises as decide/merge.py does, and validation.unfitted."""

@@ -29,6 +29,8 @@ from workbench.decide.weights import Signed, check_members
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
+LARGEST = 1e300  # sums of larger weights would overflow
+
 
 @dataclass(frozen=True)
 class LogOdds:
@@ -62,7 +64,8 @@ class LogOdds:
         asked = (~np.isnan(worth)).sum(axis=0)
         if not asked.any():
             raise nothing_to_learn(self.name, f"none of {len(pool)} items has an answer of known value")
-        options = effective_options(pool.ballots.codes, gold_codes(values))
+        wrong = np.where(worth < 1, pool.ballots.codes, -1)  # not those of unknown value, nor a second right answer
+        options = effective_options(wrong, gold_codes(values))
         found = log_odds(np.nansum(worth, axis=0), asked, options)
         return replace(self, weights=dict(zip(pool.models, found.tolist(), strict=True)))
 
@@ -133,5 +136,5 @@ def _by_weights(strategy: LogOdds | Stacking, pool: Pool) -> Outcome:
         raise unfitted(strategy)
     check_members(weights, pool.models)
     ballots = pool.ballots
-    own = np.array([weights[model] for model in pool.models])
+    own = np.clip([weights[model] for model in pool.models], -LARGEST, LARGEST)
     return outcome_of(ballots, softmax(votes_for(ballots.codes, own, ballots.width), pool.present))

@@ -1,0 +1,90 @@
+"""What merging adds over several runs and pools, as a notebook shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.decide.policies import POLICIES, as_merge
+from workbench.facts import Merge
+from workbench.session.places import recordings, suites
+from workbench.session.run import Run
+from workbench.show.gains import gains_table, plot_gains
+from workbench.study import gains as study
+from workbench.study.stats import SPLITS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from workbench.session.workbench import Workbench
+
+
+class Gains:
+    """What `Workbench.gains` returns: every strategy that applies, against the best single model."""
+
+    def __init__(self, found: study.Gains) -> None:
+        self.found = found
+
+    def __repr__(self) -> str:
+        return gains_table(self.found).text()
+
+    def _repr_html_(self) -> str:
+        return gains_table(self.found).html()
+
+    def __getitem__(self, key: tuple[str, str, str]) -> study.Gain:
+        """The row of (answers, pool, strategy)."""
+        return self.found[key]
+
+    def plot(self) -> go.Figure:
+        """The figure: a panel for each pool."""
+        return plot_gains(self.found)
+
+    def df(self) -> pd.DataFrame:
+        """One row a strategy and pool."""
+        return self.found.df()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: what `workbench gains --json` prints."""
+        return self.found.as_dict()
+
+
+def gains_over(
+    runs: Sequence[Run],
+    pools: Sequence[str],
+    strategies: Sequence[Merge | str] | None,
+    *,
+    splits: int = SPLITS,
+    seed: int = 0,
+    told: Callable[[str], None] = lambda _: None,
+) -> Gains:
+    """The gains of strategies (None: all that are built in) on pools of runs.
+
+    A pool that a run has too few models for is left out of that run, but for "all". told: is given a line before each.
+    """
+    merges = [as_merge(s) for s in (POLICIES if strategies is None else strategies)]
+    parts = []
+    for run in runs:
+        for which in pools:
+            size = which.partition(":")[2]
+            if size.isdecimal() and int(size) >= len(run.table.models):
+                continue
+            told(f"{run.table.name}, {which}: {len(merges)} strategies over {splits} half splits ...")
+            parts.append(study.gains_of(run.table, run.pool, merges, which=which, splits=splits, seed=seed))
+    return Gains(study.together(parts))
+
+
+async def finished_run(wb: Workbench, name: str) -> Run:
+    """The newest finished run of all models of a recording or suite; made where there is none."""
+    known = {r["recording"] for r in wb.recordings()} | {*suites()}
+    if name not in known and (file := recordings() / f"{name}.parquet").is_file():
+        wb.import_file(file)
+    wanted = sorted(member.name for member in wb.plan(name).members)
+    rows = wb.log.rows(
+        "select run_id, models from runs where name = ? and status = 'finished' and source <> 'report' "
+        "order by start_unix_ns desc, run_id desc",
+        [name],
+    )
+    found = next((str(run_id) for run_id, models in rows if sorted(json.loads(models)) == wanted), None)
+    return await wb.run(name) if found is None else Run(wb.log, found)

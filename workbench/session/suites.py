@@ -1,0 +1,38 @@
+"""A recording or a bundled suite by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workbench.decide.weights import closest
+from workbench.errors import LLMRouterError, LLMValidationError
+from workbench.facts import Recorded, ReplaySource
+from workbench.session.places import suites
+from workbench.study.suite import Suite, read_suite, suite_of
+
+
+def find_suite(source: ReplaySource, name: str, score_kind: str | None) -> tuple[Sequence[Recorded], Suite]:
+    """The recorded rows, empty for a bundled suite, and the suite.
+
+    Raises LLMRouterError router.unknown_suite, LLMValidationError validation.score_kind.
+    """
+    bundled = suites()
+    recorded = [str(r["recording"]) for r in source.recordings()]
+    if name in recorded:
+        rows = source.recorded(name)
+        return rows, suite_of(name, rows, score_kind=score_kind)
+    if name in bundled and score_kind not in (None, "correct"):
+        raise LLMValidationError(
+            f"{name} has scores of kind 'correct' only, not {score_kind!r}",
+            code="validation.score_kind",
+            next_step="leave score_kind out for a bundled suite",
+        )
+    if name in bundled:
+        return (), read_suite(bundled[name])
+    hint = closest(str(name), [*recorded, *bundled])
+    raise LLMRouterError(
+        f"unknown recording or suite {name!r}; recordings: {', '.join(recorded) or 'none'}; "
+        f"suites: {', '.join(bundled)}",
+        code="router.unknown_suite",
+        next_step=f"did you mean {hint!r}?" if hint else "import it: workbench import FILE.parquet",
+    )

@@ -1,0 +1,177 @@
+"""What merging adds: every strategy that applies, against the best single model chosen on the other half.
+
+The table that answers "does ensembling help?" for several runs and sub-pools at once. A strategy that cannot be used on
+a run's values, or with what is known of it, is left out and named with its reason: never silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.decide.pool import Learner, Pool
+from workbench.decide.pool import Strategy as DecidesMany
+from workbench.errors import LLMValidationError
+from workbench.facts import Merge
+from workbench.study.compare import Compared, compare
+from workbench.study.stats import SPLITS, Verdict
+from workbench.study.summary import difference
+from workbench.study.table import RunTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """One strategy on one pool: mean and 2.5 / 97.5 percentiles of its difference over random half splits.
+
+    pool: which models, such as "all" or "closest:5". delta, low, high: in the unit of the scores (0/1 scores are
+    fractions), strategy minus the best single model chosen on the other half. headroom: what an oracle would gain that
+    always picks the best answer. spread: best minus worst model. best_sd: standard deviation of the best model's
+    scores. note: what a strategy that learns has chosen, and why.
+    """
+
+    name: str
+    pool: str
+    source: str
+    strategy: str
+    models: int
+    items: int
+    unit: str
+    best_single: str
+    delta: float
+    low: float
+    high: float
+    verdict: Verdict
+    headroom: float
+    spread: float
+    best_sd: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A strategy that does not apply to a pool, and why."""
+
+    name: str
+    pool: str
+    strategy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gains:
+    """The table, row by row, and what is not in it."""
+
+    rows: tuple[Gain, ...]
+    left_out: tuple[LeftOut, ...]
+    splits: int
+    seed: int
+
+    def df(self) -> pd.DataFrame:
+        """One row a strategy and pool."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def __getitem__(self, key: tuple[str, str, str]) -> Gain:
+        for row in self.rows:
+            if (row.name, row.pool, row.strategy) == key:
+                return row
+        raise KeyError(f"{key!r} is not in the table")
+
+
+def gains_of(
+    table: RunTable, pool: Pool, merges: Sequence[Merge], *, which: str = "all", splits: int = SPLITS, seed: int = 0
+) -> Gains:
+    """The gains of the merges on one pool of a run (see `RunTable.chosen`).
+
+    pool: that of the whole table. Raises LLMValidationError validation.pool, data.no_scores, validation.no_text.
+    """
+    part = table.chosen(which)
+    seen = pool if part is table else pool.of_models(part.models)
+    reasons = {merge.name: _why_not(part, seen, merge) for merge in merges}
+    kept = [merge for merge in merges if reasons[merge.name] is None]
+    found = compare(part, kept, pool=seen, samples=2, splits=splits, seed=seed)
+    best = part.models.index(found.best_single["model"])
+    sd = float(np.nanstd(part.scores[~np.isnan(part.scores).any(axis=1), best]))
+    return Gains(
+        rows=tuple(_rows(found, which, sd)),
+        left_out=tuple(
+            LeftOut(name=table.name, pool=which, strategy=name, reason=why)
+            for name, why in reasons.items()
+            if why is not None
+        ),
+        splits=splits,
+        seed=seed,
+    )
+
+
+def together(parts: Sequence[Gains]) -> Gains:
+    """Several tables as one."""
+    return Gains(
+        rows=tuple(row for part in parts for row in part.rows),
+        left_out=tuple(row for part in parts for row in part.left_out),
+        splits=parts[0].splits if parts else SPLITS,
+        seed=parts[0].seed if parts else 0,
+    )
+
+
+def _rows(found: Compared, which: str, sd: float) -> list[Gain]:
+    return [
+        Gain(
+            name=found.name,
+            pool=which,
+            source=found.source,
+            strategy=s.strategy,
+            models=len(found.models),
+            items=found.items,
+            unit=found.unit,
+            best_single=found.best_single["model"],
+            delta=s.split_delta,
+            low=s.split_low,
+            high=s.split_high,
+            verdict=s.split_verdict,
+            headroom=found.oracle - found.best_single["score"],
+            spread=found.spread,
+            best_sd=sd,
+            note=_note(s.learned),
+        )
+        for s in found.strategies
+    ]
+
+
+def _note(learned: dict[str, Any]) -> str:
+    """What a fitted strategy says of its choice."""
+    chosen = learned.get("chosen")
+    reason = str(learned.get("reason", ""))
+    return f"{chosen['policy']}: {reason}" if isinstance(chosen, dict) else reason
+
+
+def _why_not(table: RunTable, pool: Pool, merge: Merge) -> str | None:
+    """Why a merge cannot be used on a run, tried on a half of it; None where it can."""
+    rows = np.flatnonzero(~np.isnan(table.scores).any(axis=1))
+    half = rows[::2]
+    try:
+        ready = merge.fit(pool.take(half), table.values()[half]) if isinstance(merge, Learner) else merge
+        if isinstance(ready, DecidesMany):
+            ready.over(pool.take(half[:1]))
+    except LLMValidationError as error:
+        if error.code == "validation.no_text":
+            raise
+        return error.message
+    return None
+
+
+def shown(gain: Gain) -> str:
+    """A gain as text: points for 0/1 scores, else the score's own unit."""
+    low, high = difference(gain.low, gain.unit), difference(gain.high, gain.unit)
+    return f"{difference(gain.delta, gain.unit)} [{low}, {high}]"
