@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from workbench.decide.merge import BestOfN as BestOfN
     from workbench.decide.merge import MajorityVoting as MajorityVoting
     from workbench.decide.merge import WeightedConsensus as WeightedConsensus
+    from workbench.decide.strategies.auto import Auto as Auto
+    from workbench.decide.strategies.selector import Selector as Selector
+    from workbench.decide.strategies.single import BestSingle as BestSingle
+    from workbench.decide.strategies.weighted import LogOdds as LogOdds
+    from workbench.decide.strategies.weighted import Stacking as Stacking
     from workbench.errors import LLMError as LLMError
     from workbench.errors import LLMFailoverError as LLMFailoverError
     from workbench.errors import LLMOrchestratorError as LLMOrchestratorError
@@ -49,17 +54,21 @@ if TYPE_CHECKING:
     from workbench.session.comparison import Comparison as Comparison
     from workbench.session.ensembler import MultiModelEnsembler as MultiModelEnsembler
     from workbench.session.failover import LLMFailoverHandler as LLMFailoverHandler
+    from workbench.session.gains import Gains as Gains
     from workbench.session.router import LLMRouter as LLMRouter
     from workbench.session.run import Run as Run
     from workbench.session.workbench import Workbench as Workbench
 
 _HOMES = {
+    "Auto": "workbench.decide.strategies.auto",
     "BestOfN": "workbench.decide.merge",
+    "BestSingle": "workbench.decide.strategies.single",
     "Comparison": "workbench.session.comparison",
     "EnsembleResponse": "workbench.facts",
     "ErrorAggregator": "workbench.act.aggregate",
     "ErrorContext": "workbench.act.context",
     "FaultLab": "workbench.serve.lab",
+    "Gains": "workbench.session.gains",
     "Item": "workbench.facts",
     "LLMError": "workbench.errors",
     "LLMFailoverError": "workbench.errors",
@@ -71,6 +80,7 @@ _HOMES = {
     "LLMRouterError": "workbench.errors",
     "LLMTimeoutError": "workbench.errors",
     "LLMValidationError": "workbench.errors",
+    "LogOdds": "workbench.decide.strategies.weighted",
     "MajorityVoting": "workbench.decide.merge",
     "Message": "workbench.facts",
     "ModelContribution": "workbench.facts",
@@ -82,6 +92,8 @@ _HOMES = {
     "Request": "workbench.facts",
     "Response": "workbench.facts",
     "Run": "workbench.session.run",
+    "Selector": "workbench.decide.strategies.selector",
+    "Stacking": "workbench.decide.strategies.weighted",
     "WeightedConsensus": "workbench.decide.merge",
     "Workbench": "workbench.session.workbench",
     "check_health": "workbench.act.aggregate",
