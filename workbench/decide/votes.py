@@ -168,7 +168,7 @@ def decide(policy: Policy, ballots: Ballots, *, quality: Floats | None = None) -
     answered = (ballots.codes >= 0) & kept
     weights = _weights(policy, ballots, q, answered)
     voting = answered & (weights > 0)
-    support = _support(ballots, _units(weights, voting))
+    support = _support(ballots, units(weights, voting))
     if isinstance(policy, BestOfN):
         rank = np.where(np.isnan(q), -1.0, q)
         best = np.where(voting, rank, -np.inf).max(axis=1, keepdims=True)
@@ -198,7 +198,8 @@ def _weights(policy: Policy, ballots: Ballots, quality: Floats, voting: NDArray[
     return np.where(heard, weights, 1.0)
 
 
-def _units(weights: Floats, voting: NDArray[np.bool_]) -> NDArray[np.int64]:
+def units(weights: Floats, voting: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """N x M: the voters' weights as whole units, the largest of an item being SCALE (see decide/weights.py)."""
     mine = np.where(voting, weights, 0.0)
     top = mine.max(axis=1, keepdims=True)
     return np.rint(mine / np.where(top > 0, top, 1.0) * SCALE).astype(np.int64)

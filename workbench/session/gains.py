@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.decide.policies import POLICIES, as_merge
 from workbench.facts import Merge
+from workbench.record.log import Log
 from workbench.session.places import recordings, suites
 from workbench.session.run import Run
 from workbench.show.gains import gains_table, plot_gains
 from workbench.study import gains as study
+from workbench.study.run import Plan
 from workbench.study.stats import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
-
-    from workbench.session.workbench import Workbench
 
 
 class Gains:
@@ -37,8 +37,8 @@ class Gains:
         """The row of (answers, pool, strategy)."""
         return self.found[key]
 
-    def plot(self) -> go.Figure:
-        """The figure: a panel for each pool."""
+    def plot(self) -> Any:
+        """The figure (plotly): a panel for each pool."""
         return plot_gains(self.found)
 
     def df(self) -> pd.DataFrame:
@@ -75,7 +75,25 @@ def gains_over(
     return Gains(study.together(parts))
 
 
-async def finished_run(wb: Workbench, name: str) -> Run:
+class Asks(Protocol):
+    """What is needed of a Workbench to find a run, or to make it."""
+
+    log: Log
+
+    def recordings(self) -> Sequence[Mapping[str, Any]]:
+        """The imported recordings."""
+
+    def import_file(self, file: Path) -> object:
+        """Import a recording."""
+
+    def plan(self, name: str) -> Plan:
+        """What a run of all its models would do."""
+
+    async def run(self, name: str) -> Run:
+        """Make the run."""
+
+
+async def finished_run(wb: Asks, name: str) -> Run:
     """The newest finished run of all models of a recording or suite; made where there is none."""
     known = {r["recording"] for r in wb.recordings()} | {*suites()}
     if name not in known and (file := recordings() / f"{name}.parquet").is_file():

@@ -18,8 +18,10 @@ from workbench.show.tables import Table
 from workbench.study.compare import compare, strategies_of
 from workbench.study.replay import Drift, drift
 from workbench.study.resume import Resumed
+from workbench.study.stats import SPLITS, check_splits
 from workbench.study.summary import Spent, spent
 from workbench.study.table import RunTable, read_pool, read_table
+from workbench.study.tune import FittedWeights, Objective, fit_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +107,22 @@ class Run:
             )
         table, pool = self._part(models)
         return merge.fit(pool, table.values())
+
+    def fit_weights(
+        self,
+        *,
+        objective: Objective = "accuracy",
+        models: Sequence[str] | None = None,
+        splits: int = SPLITS,
+        seed: int = 0,
+    ) -> FittedWeights:
+        """Weights for weighted_consensus, with the gain that they have on items they were not fitted on.
+
+        objective: "accuracy", "cost", "latency", or prices of accuracy, cost_usd and latency_ms (study/tune.py).
+        """
+        check_splits(splits)
+        table, pool = self._part(models)
+        return fit_weights(table, pool, objective=objective, splits=splits, seed=seed)
 
     def _part(self, models: Sequence[str] | None) -> tuple[RunTable, Pool]:
         if models is None:

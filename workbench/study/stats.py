@@ -52,12 +52,20 @@ def bootstrap_interval(
     step = max(1, CHUNK_CELLS // n)
     for start in range(0, samples, step):
         size = min(step, samples - start)
-        drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        means[start : start + size] = counts.astype(np.float64) @ d / n
+        means[start : start + size] = _counts(rng, size, n).astype(np.float64) @ d / n
     tail = (1 - level) / 2 * 100
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)
     return low, high
+
+
+def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> NDArray[np.int64]:
+    """How often each of n items is drawn in each of the samples of a bootstrap, samples x n."""
+    return _counts(np.random.default_rng(seed), samples, n)
+
+
+def _counts(rng: np.random.Generator, size: int, n: int) -> NDArray[np.int64]:
+    drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
 
 
 def wilson_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
