@@ -7,7 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +17,16 @@ import pytest
 
 from workbench.act.journal import encode
 from workbench.act.world import World
-from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
-from workbench.decide.votes import Ballots
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, params_of
+from workbench.decide.policies import POLICIES, policy
+from workbench.decide.pool import Learner, Pool
+from workbench.decide.strategies.single import BestSingle
+from workbench.decide.strategies.weighted import Stacking
+from workbench.decide.votes import Ballots, Outcome
 from workbench.errors import LLMOrchestratorError, LLMProviderError, LLMValidationError
 from workbench.facts import EnsembleResponse, Item, Merge, ModelContribution, Request, Response
 from workbench.record.log import Log
-from workbench.study.compare import Compared, compare, contributions_at, strategies_of
+from workbench.study.compare import FOLDS, Compared, compare, contributions_at, strategies_of
 from workbench.study.run import Member, Plan, estimated_quality, execute, spec_of
 from workbench.study.stats import half_splits
 from workbench.study.suite import Suite
@@ -437,3 +441,204 @@ def test_the_words_count_what_happened_on_the_lost_items():
     """Of i1, i4 and i5 that the vote loses, two were outvoted and one ended in a tie."""
     majority = found(compare(six(), [MajorityVoting()]), "majority_voting")
     assert (majority.lost, majority.lost_tied, majority.lost_undecided) == (3, 1, 0)
+
+
+# --- strategies that learn ------------------------------------------------------------------------------
+
+LEARNERS = [name for name in POLICIES if isinstance(policy(name), Learner)]
+
+
+def with_names(given: RunTable) -> Pool:
+    """The table's pool, in which the texts of an item are its id, so that a strategy can tell what it sees."""
+    ballots = given.ballots
+    assert ballots is not None
+    return Pool.of(ballots, texts=[[item] * len(ballots.models) for item in given.item_ids])
+
+
+def named(pool: Pool) -> tuple[str, ...]:
+    return tuple(str(row[0]) for row in pool.texts)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A learner that keeps a record of what it was fitted on and what it decided."""
+
+    of: Any = field(default_factory=BestSingle)
+    taught: tuple[str, ...] = ()
+    fits: list[tuple[tuple[str, ...], Any]] = field(default_factory=list, compare=False)
+    asked: list[tuple[frozenset[str], tuple[str, ...], Any]] = field(default_factory=list, compare=False)
+    name: ClassVar[str] = "watched"
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.of.fitted)
+
+    def fit(self, pool: Pool, values: Any) -> Watched:
+        self.fits.append((named(pool), values))
+        return replace(self, of=self.of.fit(pool, values), taught=named(pool))
+
+    def over(self, pool: Pool) -> Outcome:
+        outcome = self.of.over(pool)
+        told = zip(outcome.tied.tolist(), outcome.agreement.tolist(), outcome.confidence.tolist(), strict=True)
+        self.asked.append((frozenset(self.taught), named(pool), list(told)))
+        return outcome
+
+    def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
+        raise AssertionError("a strategy of pools is not asked item by item")
+
+
+def planted(items: int = 24, seed: int = 0, rated: bool = False) -> RunTable:
+    """Three models, right on 80, 60 and 50 % of items with three answers; or texts with ratings of their own."""
+    chance = np.random.default_rng(seed)
+    gold = chance.integers(0, 3, items)
+    wrong = (gold[:, None] + chance.integers(1, 3, (items, 3))) % 3
+    answers = np.where(chance.random((items, 3)) < [0.8, 0.6, 0.5], gold[:, None], wrong).astype(str).tolist()
+    if rated:
+        return table(answers, scores=-chance.gamma(2.0, size=(items, 3)), score_kind="human_mqm_negated")
+    return table(answers, references=[str(g) for g in gold])
+
+
+def test_a_learner_is_judged_on_items_of_other_folds_only():
+    """Ten interleaved folds: each item is decided once, by what was learned on all items of the other nine."""
+    watched, given_table = Watched(), planted()
+    compare(given_table, [watched], pool=with_names(given_table), splits=1)
+    folds = watched.asked[:FOLDS]
+    every = set(given_table.item_ids)
+    assert [set(judged) for _, judged, _ in folds] == [{f"i{k}" for k in range(24) if k % 10 == f} for f in range(10)]
+    assert all(taught == every - set(judged) for taught, judged, _ in folds)
+
+
+def test_a_learner_is_fitted_on_the_choosing_half_and_judged_on_the_other():
+    """Each of the random half splits fits once, on the very half on which the single model is chosen."""
+    watched, given_table = Watched(), planted()
+    compare(given_table, [watched], pool=with_names(given_table), splits=7, seed=3)
+    halves = half_splits(24, splits=7, seed=3)
+    assert len(watched.asked) == FOLDS + 7
+    for choose, (taught, judged, _) in zip(halves, watched.asked[FOLDS:], strict=True):
+        assert taught == {f"i{k}" for k in np.flatnonzero(choose)}
+        assert set(judged) == {f"i{k}" for k in np.flatnonzero(~choose)}
+
+
+@pytest.mark.parametrize("rated", [False, True], ids=["labels", "ratings"])
+def test_a_learner_is_given_the_values_of_its_items(rated: bool):
+    """Every fit sees the rows of values that belong to its items."""
+    watched, given_table = Watched(), planted(rated=rated)
+    compare(given_table, [watched], pool=with_names(given_table), splits=3)
+    values = given_table.values()
+    for items, seen in watched.fits:
+        assert np.array_equal(seen, values[[int(item[1:]) for item in items]], equal_nan=True)
+
+
+def test_items_without_a_score_teach_a_learner_nothing():
+    """What is left out of the comparison is neither fitted on nor decided; folds count the items that are left."""
+    answers = [["x", "y"], ["x", "y"], ["p", "q"], ["p", "q"]]
+    given_table = table(answers, scores=[[4, 2], [3, NAN], [5, 2], [4, 1]], models=("a", "b"), score_kind="rating")
+    watched = Watched()
+    compare(given_table, [watched], pool=with_names(given_table), splits=2)
+    assert {item for items, _ in watched.fits for item in items} == {"i0", "i2", "i3"}
+    assert [judged for _, judged, _ in watched.asked[:3]] == [("i0",), ("i2",), ("i3",)]
+
+
+def test_what_a_learner_would_ship_is_fitted_on_all_items():
+    """`learned` has the parameters of a fit on everything, `params` what was asked for."""
+    given_table = planted()
+    compared = compare(given_table, [Stacking(penalty=2.0), BestSingle(), MajorityVoting()], splits=2)
+    whole = Stacking(penalty=2.0).fit(given_table.pool(), given_table.values())
+    stacking, single, vote = compared.strategies
+    assert stacking.params == {"penalty": 2.0}
+    assert stacking.learned == params_of(whole)
+    means = dict(zip("abc", given_table.scores.mean(axis=0), strict=True))
+    assert single.learned == {"ranking": tuple(sorted("abc", key=lambda m: -means[m]))}
+    assert vote.learned == {}
+    assert json.loads(json.dumps(compared.as_dict()))["strategies"][0]["learned"]["weights"] == dict(whole.weights)
+
+
+def test_a_learner_that_comes_fitted_is_fitted_anew():
+    """What it learned before, perhaps of these very items, is not what is judged."""
+    given_table = planted()
+    fresh, stale = compare(given_table, [BestSingle(), BestSingle(("c", "b", "a"))], splits=5).strategies
+    assert (fresh.score, fresh.split_delta) == (stale.score, stale.split_delta)
+
+
+@pytest.mark.parametrize("rated", [False, True], ids=["labels", "ratings"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_scores_of_an_item_do_not_change_its_decision(name: str, rated: bool):
+    """Whatever an item's own answers are worth, in folds and halves it is decided as before; others may not be."""
+    before = planted(40, seed=2, rated=rated)
+    moved = False
+    for item in (0, 13, 39):
+        if rated:
+            scores = before.scores.copy()
+            scores[item] = scores[item][::-1] * [3.0, 0.1, 30.0]
+            after = replace(before, scores=scores)
+        else:
+            reference = list(before.reference)
+            reference[item] = next(a for a in "0123" if a != reference[item])
+            scores = before.scores.copy()
+            scores[item] = 1 - scores[item]
+            after = replace(before, reference=tuple(reference), scores=scores)
+        assert after.ballots is not None
+        quality = estimated_quality(after.scores)[0]
+        after = replace(after, ballots=replace(after.ballots, quality=quality))
+        seen = []
+        for given_table in (before, after):
+            watched = Watched(of=policy(name))
+            try:
+                compare(given_table, [watched], pool=with_names(given_table), splits=3, samples=10)
+            except LLMValidationError as error:
+                if error.code != "fit.values" or not rated:
+                    raise
+                return  # it reads labels only
+            seen.append(watched.asked)
+        first, second = (
+            [d for _, judged, told in asked for i, d in zip(judged, told, strict=True) if i == f"i{item}"]
+            for asked in seen
+        )
+        assert first == second
+        assert first
+        moved = moved or seen[0] != seen[1]
+    assert moved or name in ("best_single", "auto"), "the case has lost its point: no fit was moved by any score"
+
+
+def test_a_learner_that_follows_one_model_is_worth_that_models_own_ratings():
+    """Two texts that read the same have ratings of their own: the best single model is no better than itself."""
+    same = table([["x", "x"]] * 4, scores=[[4.0, 1.0], [5.0, 2.0], [4.0, 1.0], [5.0, 1.0]], models=("a", "b"))
+    single, stacked = compare(same, [BestSingle(), Stacking()], splits=6).strategies
+    assert (single.score, single.delta) == (pytest.approx(4.5), 0.0)
+    assert (single.split_delta, single.split_low, single.split_high) == (0, 0, 0)
+    # All supporters stand behind the answer of a vote, so that it is worth the mean of their ratings.
+    assert stacked.score == pytest.approx((2.5 + 3.5 + 2.5 + 3) / 4)
+
+
+def test_a_strategy_of_pools_that_learns_nothing_is_decided_once():
+    """Its scores on the halves are those on all items, as for any fixed vote."""
+
+    @dataclass(frozen=True)
+    class First:
+        asked: list[int] = field(default_factory=list, compare=False)
+        name: ClassVar[str] = "first"
+
+        def over(self, pool: Pool) -> Outcome:
+            self.asked.append(len(pool))
+            return BestSingle(("a", "b", "c")).over(pool)
+
+        def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
+            return BestSingle(("a", "b", "c"))(contributions)
+
+    first = First()
+    result = compare(six(), [first], splits=5).strategies[0]
+    assert first.asked == [6]
+    assert (result.score, result.learned) == (pytest.approx(5 / 6), {})
+
+
+def test_a_learner_of_scores_alone_is_refused():
+    """There is no text to merge, whatever could be learned."""
+    with pytest.raises(LLMValidationError) as caught:
+        compare(table(None, scores=[[1, 0], [1, 1]], models=("a", "b")), [BestSingle()])
+    assert caught.value.code == "validation.no_text"
+
+
+def test_two_items_are_enough_for_a_learner_that_needs_one():
+    """Each is decided by what the other taught: a is best on the first, b on the second, and both are wrong."""
+    two = table([["1", "2"], ["2", "1"]], references=["1", "1"], models=("a", "b"))
+    assert compare(two, [BestSingle()], splits=2).strategies[0].score == 0.0

@@ -38,7 +38,7 @@ def useless(n=200, seed=3):
 
 
 def test_the_honest_number_is_smaller_than_the_apparent_one_where_there_is_nothing_to_find():
-    """Among models that are alike, the best vector gains by luck on the items it was chosen on, and loses that again."""
+    """Among models that are alike, the best vector gains by luck where it was chosen, and loses that elsewhere."""
     run = useless()
     fitted = fit_weights(run, run.pool(), splits=40)
     assert fitted.optimism > 0

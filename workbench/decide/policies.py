@@ -66,6 +66,5 @@ def check_ready(merge: Merge, models: Sequence[str]) -> None:
         if not merge.fitted:
             raise unfitted(merge)
         merge.over(Pool.of(Ballots.of(models, [])))  # says for itself whether it knows these models
-    weights = getattr(merge, "weights", None)
-    if isinstance(weights, Mapping):
+    elif isinstance(weights := getattr(merge, "weights", None), Mapping):
         check_members(weights, models)

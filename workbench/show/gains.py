@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from workbench.errors import LLMValidationError
 from workbench.show.plots import BLUE, COLOURS, Mark, plain, rounded
 from workbench.show.tables import Table
 from workbench.study.gains import Gain, Gains, shown
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLUMNS = ("answers", "pool", "strategy", "gain", "2.5 to 97.5 %", "verdict", "unit", "source")
+ROW, GAP, TOP, BOTTOM = 24, 95, 150, 70  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +78,21 @@ def gains_values(found: Gains) -> list[Panel]:
     return panels
 
 
-def plot_gains(found: Gains) -> go.Figure:
+def plot_gains(gains: Any) -> go.Figure:
     """A panel for each pool: gains with their percentiles, coloured by what they say; the line is the single model."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
+    found = _numbers(gains)
     panels = gains_values(found)
-    heights = [len(panel.marks) + 2.5 for panel in panels]
+    heights = [ROW * (len(panel.marks) + 1) for panel in panels]
+    drawn = sum(heights) + GAP * (len(panels) - 1) or 1
     figure = make_subplots(
         rows=max(1, len(panels)),
         cols=1,
         subplot_titles=[plain(panel.title) for panel in panels],
         row_heights=heights or None,
-        vertical_spacing=min(0.5 / max(1, len(panels) - 1), 70 / (26 * sum(heights) + 60)) if len(panels) > 1 else 0.1,
+        vertical_spacing=GAP / drawn if len(panels) > 1 else 0.0,
     )
     told: set[str] = set()
     for at, panel in enumerate(panels, start=1):
@@ -119,17 +123,37 @@ def plot_gains(found: Gains) -> go.Figure:
             )
             told.add(verdict)
         figure.add_vline(x=0, line_width=1, line_dash="dash", line_color=BLUE, row=at, col=1)
+        ends = [end for mark in panel.marks for end in (mark.low, mark.high)] + [0.0]
+        edge = 0.04 * (max(ends) - min(ends)) or 1.0
         labels = [mark.label for mark in reversed(panel.marks)]
         figure.update_yaxes(categoryorder="array", categoryarray=labels, row=at, col=1)
-        figure.update_xaxes(title_text=f"gain in {plain(panel.unit)}", row=at, col=1)
+        figure.update_xaxes(
+            title_text=f"gain in {plain(panel.unit)}", range=[min(ends) - edge, max(ends) + edge], row=at, col=1
+        )
     splits = f"{found.splits} half splits, error bars 2.5 to 97.5 percentiles; the dashed line is the best single model"
     return figure.update_layout(
-        title={"text": f"What merging adds<br><sup>{splits}</sup>"},
+        title={
+            "text": f"What merging adds<br><sub>{splits}</sub>",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1 - 30 / (drawn + TOP),
+        },
         template="plotly_white",
-        height=int(26 * sum(heights) + 150),
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "right", "x": 1.0},
-        margin={"l": 170, "t": 110},
+        height=drawn + TOP + BOTTOM,
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1 + 40 / drawn, "xanchor": "left", "x": 0},
+        margin={"l": 170, "r": 30, "t": TOP, "b": BOTTOM},
     )
+
+
+def _numbers(gains: Any) -> Gains:
+    found = gains if isinstance(gains, Gains) else getattr(gains, "found", None)
+    if not isinstance(found, Gains):
+        raise LLMValidationError(
+            f"this figure is made of gains, not of a {type(gains).__name__}",
+            code="validation.comparison",
+            next_step="pass what wb.gains(...) gives",
+        )
+    return found
 
 
 def _pools(found: Gains) -> list[list[Gain]]:

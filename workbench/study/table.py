@@ -88,26 +88,30 @@ class RunTable:
         return np.where(told[:, None], self.ballots.values(self.scores, self.reference), np.nan)
 
     def pool(self) -> Pool:
-        """What a strategy sees of the run: neither scores nor references, and no texts (see `read_pool`)."""
+        """What a strategy sees of the run: no scores, no references, and no texts (see `read_pool`).
+
+        No quality either: it is estimated from the scores of other items, and among them are those that judge.
+        """
         if self.ballots is None:
             raise self._no_text()
-        return Pool.of(self.ballots, groups=self.groups or None)
+        unrated = replace(self.ballots, quality=np.full_like(self.ballots.quality, np.nan))
+        return Pool.of(unrated, groups=self.groups or None)
 
     def of_models(self, models: Sequence[str]) -> RunTable:
         """The table of some of its models, as if no other had been asked.
 
         Raises LLMValidationError validation.models.
         """
-        ballots = None if self.ballots is None else self.ballots.of_models(models)
-        names = tuple(sorted(models)) if ballots is None else ballots.models
-        place = [self.models.index(name) for name in names]
+        asked = Ballots.of(self.models, []) if self.ballots is None else self.ballots
+        part = asked.of_models(models)
+        place = [self.models.index(name) for name in part.models]
         new = {old: j for j, old in enumerate(place)}
         return replace(
             self,
-            models=names,
+            models=part.models,
             scores=self.scores[:, place],
             source_scores=self.source_scores[:, place],
-            ballots=ballots,
+            ballots=None if self.ballots is None else part,
             failures={(i, new[j]): code for (i, j), code in self.failures.items() if j in new},
         )
 
