@@ -79,7 +79,7 @@ def test_the_table_and_the_figure_show_every_row(folder: Path):
         )
     text = repr(found)
     assert text.count("majority_voting") >= 2
-    assert "auto took" in text
+    assert "auto: " in text
     assert "<table" in found._repr_html_()
     panels = gains_values(found.found)
     assert [len(panel.marks) for panel in panels] == [2, 2]

@@ -56,7 +56,11 @@ def log_odds(right: Floats, asked: Floats, options: float) -> Floats:
     right, asked: M counts. options: K > 1, the number of answers that errors spread over.
     Source: Nitzan & Paroush 1982 for K = 2; Jeffreys 1946 for the half.
     """
-    p = (right + 0.5) / (asked + 1.0)
+    return log_odds_of((right + 0.5) / (asked + 1.0), options)
+
+
+def log_odds_of(p: Floats, options: float) -> Floats:
+    """log(p (K - 1) / (1 - p)) for probabilities within (0, 1) of being right, among K > 1 options."""
     return np.asarray(np.log(p) - np.log1p(-p) + np.log(options - 1.0))
 
 

@@ -38,7 +38,7 @@ def gains_table(found: Gains) -> Table:
             f"{first.name}, {first.pool}: {first.models} models, {first.items} items, best {first.best_single}; spread "
             f"{_amount(first.spread, first.unit)}, an oracle would gain {_amount(first.headroom, first.unit)}."
         )
-        notes += [f"{first.name}, {first.pool}: {row.strategy} took {row.note}." for row in rows_of if row.note]
+        notes += [f"{first.name}, {first.pool}: {row.strategy}: {row.note}." for row in rows_of if row.note]
         rows += [
             (
                 row.name, row.pool, row.strategy, difference(row.delta, row.unit),

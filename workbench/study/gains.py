@@ -152,8 +152,8 @@ def _rows(found: Compared, which: str, sd: float) -> list[Gain]:
 def _note(learned: dict[str, Any]) -> str:
     """What a fitted strategy says of its choice."""
     chosen = learned.get("chosen")
-    reason = str(learned.get("reason", ""))
-    return f"{chosen['policy']}: {reason}" if isinstance(chosen, dict) else reason
+    said = [str(learned[name]) for name in ("reason", "warning") if learned.get(name)]
+    return ": ".join([str(chosen["policy"]), *said] if isinstance(chosen, dict) else said)
 
 
 def _why_not(table: RunTable, pool: Pool, merge: Merge) -> str | None:
