@@ -440,9 +440,18 @@ def test_policies_go_by_the_names_of_the_field():
         "best_of_n": "BestOfN",
         "auto": "Auto",
         "best_single": "BestSingle",
+        "cascade": "Cascade",
+        "dawid_skene": "DawidSkene",
+        "ensemble_selection": "EnsembleSelection",
+        "field_wise": "FieldWise",
         "log_odds": "LogOdds",
+        "minimum_bayes_risk": "MinimumBayesRisk",
+        "one_coin": "OneCoin",
+        "selective": "Selective",
         "selector": "Selector",
+        "soft_vote": "SoftVote",
         "stacking": "Stacking",
+        "text_stacking": "TextStacking",
     }
 
 

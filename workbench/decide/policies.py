@@ -9,17 +9,27 @@ from typing import Any
 from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
 from workbench.decide.pool import Learner, Pool, unfitted
 from workbench.decide.strategies.auto import Auto
+from workbench.decide.strategies.cascade import Cascade
+from workbench.decide.strategies.fields import FieldWise
+from workbench.decide.strategies.latent import DawidSkene, OneCoin
+from workbench.decide.strategies.mbr import MinimumBayesRisk, TextStacking
+from workbench.decide.strategies.selection import EnsembleSelection
+from workbench.decide.strategies.selective import Selective
 from workbench.decide.strategies.selector import Selector
 from workbench.decide.strategies.single import BestSingle
+from workbench.decide.strategies.soft import SoftVote
 from workbench.decide.strategies.weighted import LogOdds, Stacking
 from workbench.decide.votes import Ballots
 from workbench.decide.weights import check_members, closest
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 
-POLICIES: Mapping[str, type[Merge]] = MappingProxyType(
-    {p.name: p for p in (WeightedConsensus, MajorityVoting, BestOfN, Auto, BestSingle, LogOdds, Selector, Stacking)}
-)
+_EVERY: tuple[type[Merge], ...] = (
+    WeightedConsensus, MajorityVoting, BestOfN,
+    Auto, BestSingle, Cascade, DawidSkene, EnsembleSelection, FieldWise, LogOdds, MinimumBayesRisk, OneCoin, Selective,
+    Selector, SoftVote, Stacking, TextStacking,
+)  # fmt: skip
+POLICIES: Mapping[str, type[Merge]] = MappingProxyType({str(made.name): made for made in _EVERY})
 
 
 def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:

@@ -20,6 +20,9 @@ from workbench.study.stats import SPLITS
 if TYPE_CHECKING:
     import pandas as pd
 
+# One merges objects field by field, the other answers a part of the items: these are other questions.
+DEFAULT = tuple(name for name in POLICIES if name not in ("field_wise", "selective"))
+
 
 class Gains:
     """What `Workbench.gains` returns: every strategy that applies, against the best single model."""
@@ -59,11 +62,11 @@ def gains_over(
     seed: int = 0,
     told: Callable[[str], None] = lambda _: None,
 ) -> Gains:
-    """The gains of strategies (None: all that are built in) on pools of runs.
+    """The gains of strategies (None: all that are built in and answer every item) on pools of runs.
 
     A pool that a run has too few models for is left out of that run, but for "all". told: is given a line before each.
     """
-    merges = [as_merge(s) for s in (POLICIES if strategies is None else strategies)]
+    merges = [as_merge(s) for s in (DEFAULT if strategies is None else strategies)]
     parts = []
     for run in runs:
         for which in pools:
