@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workbench.act.context import ErrorContext as ErrorContext
     from workbench.act.context import error_context as error_context
     from workbench.act.context import handle_error as handle_error
+    from workbench.act.judge import PairwiseJudge as PairwiseJudge
     from workbench.act.performance import PerformanceMetric as PerformanceMetric
     from workbench.act.performance import PerformanceStats as PerformanceStats
     from workbench.act.retry import retry_with_backoff as retry_with_backoff
@@ -28,12 +29,22 @@ if TYPE_CHECKING:
     from workbench.act.tracer import PerformanceTracer as PerformanceTracer
     from workbench.act.tracer import get_performance_report as get_performance_report
     from workbench.act.tracer import performance_tracer as performance_tracer
+    from workbench.decide.adaptive import AdaptiveWeights as AdaptiveWeights
     from workbench.decide.merge import BestOfN as BestOfN
     from workbench.decide.merge import MajorityVoting as MajorityVoting
     from workbench.decide.merge import WeightedConsensus as WeightedConsensus
     from workbench.decide.strategies.auto import Auto as Auto
+    from workbench.decide.strategies.cascade import Cascade as Cascade
+    from workbench.decide.strategies.fields import FieldWise as FieldWise
+    from workbench.decide.strategies.latent import DawidSkene as DawidSkene
+    from workbench.decide.strategies.latent import OneCoin as OneCoin
+    from workbench.decide.strategies.mbr import MinimumBayesRisk as MinimumBayesRisk
+    from workbench.decide.strategies.mbr import TextStacking as TextStacking
+    from workbench.decide.strategies.selection import EnsembleSelection as EnsembleSelection
+    from workbench.decide.strategies.selective import Selective as Selective
     from workbench.decide.strategies.selector import Selector as Selector
     from workbench.decide.strategies.single import BestSingle as BestSingle
+    from workbench.decide.strategies.soft import SoftVote as SoftVote
     from workbench.decide.strategies.weighted import LogOdds as LogOdds
     from workbench.decide.strategies.weighted import Stacking as Stacking
     from workbench.errors import LLMError as LLMError
@@ -55,19 +66,26 @@ if TYPE_CHECKING:
     from workbench.session.ensembler import MultiModelEnsembler as MultiModelEnsembler
     from workbench.session.failover import LLMFailoverHandler as LLMFailoverHandler
     from workbench.session.gains import Gains as Gains
+    from workbench.session.metrics import EnsembleMetrics as EnsembleMetrics
     from workbench.session.router import LLMRouter as LLMRouter
     from workbench.session.run import Run as Run
     from workbench.session.workbench import Workbench as Workbench
 
 _HOMES = {
+    "AdaptiveWeights": "workbench.decide.adaptive",
     "Auto": "workbench.decide.strategies.auto",
     "BestOfN": "workbench.decide.merge",
     "BestSingle": "workbench.decide.strategies.single",
+    "Cascade": "workbench.decide.strategies.cascade",
     "Comparison": "workbench.session.comparison",
+    "DawidSkene": "workbench.decide.strategies.latent",
+    "EnsembleMetrics": "workbench.session.metrics",
     "EnsembleResponse": "workbench.facts",
+    "EnsembleSelection": "workbench.decide.strategies.selection",
     "ErrorAggregator": "workbench.act.aggregate",
     "ErrorContext": "workbench.act.context",
     "FaultLab": "workbench.serve.lab",
+    "FieldWise": "workbench.decide.strategies.fields",
     "Gains": "workbench.session.gains",
     "Item": "workbench.facts",
     "LLMError": "workbench.errors",
@@ -83,8 +101,11 @@ _HOMES = {
     "LogOdds": "workbench.decide.strategies.weighted",
     "MajorityVoting": "workbench.decide.merge",
     "Message": "workbench.facts",
+    "MinimumBayesRisk": "workbench.decide.strategies.mbr",
     "ModelContribution": "workbench.facts",
     "MultiModelEnsembler": "workbench.session.ensembler",
+    "OneCoin": "workbench.decide.strategies.latent",
+    "PairwiseJudge": "workbench.act.judge",
     "PerformanceMetric": "workbench.act.performance",
     "PerformanceStats": "workbench.act.performance",
     "PerformanceTracer": "workbench.act.tracer",
@@ -92,8 +113,11 @@ _HOMES = {
     "Request": "workbench.facts",
     "Response": "workbench.facts",
     "Run": "workbench.session.run",
+    "Selective": "workbench.decide.strategies.selective",
     "Selector": "workbench.decide.strategies.selector",
+    "SoftVote": "workbench.decide.strategies.soft",
     "Stacking": "workbench.decide.strategies.weighted",
+    "TextStacking": "workbench.decide.strategies.mbr",
     "WeightedConsensus": "workbench.decide.merge",
     "Workbench": "workbench.session.workbench",
     "check_health": "workbench.act.aggregate",

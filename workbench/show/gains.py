@@ -80,7 +80,6 @@ def gains_values(found: Gains) -> list[Panel]:
 
 def plot_gains(gains: Any) -> go.Figure:
     """A panel for each pool: gains with their percentiles, coloured by what they say; the line is the single model."""
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     found = _numbers(gains)
@@ -96,42 +95,9 @@ def plot_gains(gains: Any) -> go.Figure:
     )
     told: set[str] = set()
     for at, panel in enumerate(panels, start=1):
-        for verdict, colour in COLOURS.items():
-            marks = [mark for mark in panel.marks if mark.group == verdict]
-            if not marks:
-                continue
-            figure.add_trace(
-                go.Scatter(
-                    x=[m.value for m in marks],
-                    y=[m.label for m in marks],
-                    error_x={
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [rounded(m.high - m.value) for m in marks],
-                        "arrayminus": [rounded(m.value - m.low) for m in marks],
-                        "thickness": 1.5,
-                    },
-                    mode="markers",
-                    marker={"color": colour, "size": 9},
-                    name=verdict,
-                    legendgroup=verdict,
-                    showlegend=verdict not in told,
-                    hovertext=[plain(m.note) for m in marks],
-                ),
-                row=at,
-                col=1,
-            )
-            told.add(verdict)
-        figure.add_vline(x=0, line_width=1, line_dash="dash", line_color=BLUE, row=at, col=1)
-        ends = [end for mark in panel.marks for end in (mark.low, mark.high)] + [0.0]
-        edge = 0.04 * (max(ends) - min(ends)) or 1.0
-        labels = [mark.label for mark in reversed(panel.marks)]
-        figure.update_yaxes(categoryorder="array", categoryarray=labels, row=at, col=1)
-        figure.update_xaxes(
-            title_text=f"gain in {plain(panel.unit)}", range=[min(ends) - edge, max(ends) + edge], row=at, col=1
-        )
+        _draw(figure, panel, at, told)
     splits = f"{found.splits} half splits, error bars 2.5 to 97.5 percentiles; the dashed line is the best single model"
-    return figure.update_layout(
+    made: go.Figure = figure.update_layout(
         title={
             "text": f"What merging adds<br><sub>{splits}</sub>",
             "x": 0,
@@ -142,6 +108,47 @@ def plot_gains(gains: Any) -> go.Figure:
         height=drawn + TOP + BOTTOM,
         legend={"orientation": "h", "yanchor": "bottom", "y": 1 + 40 / drawn, "xanchor": "left", "x": 0},
         margin={"l": 170, "r": 30, "t": TOP, "b": BOTTOM},
+    )
+    return made
+
+
+def _draw(figure: go.Figure, panel: Panel, at: int, told: set[str]) -> None:
+    """One panel; told: the verdicts that stand in the legend already."""
+    import plotly.graph_objects as go
+
+    for verdict, colour in COLOURS.items():
+        marks = [mark for mark in panel.marks if mark.group == verdict]
+        if not marks:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[m.value for m in marks],
+                y=[m.label for m in marks],
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [rounded(m.high - m.value) for m in marks],
+                    "arrayminus": [rounded(m.value - m.low) for m in marks],
+                    "thickness": 1.5,
+                },
+                mode="markers",
+                marker={"color": colour, "size": 9},
+                name=verdict,
+                legendgroup=verdict,
+                showlegend=verdict not in told,
+                hovertext=[plain(m.note) for m in marks],
+            ),
+            row=at,
+            col=1,
+        )
+        told.add(verdict)
+    figure.add_vline(x=0, line_width=1, line_dash="dash", line_color=BLUE, row=at, col=1)
+    ends = [end for mark in panel.marks for end in (mark.low, mark.high)] + [0.0]
+    edge = 0.04 * (max(ends) - min(ends)) or 1.0
+    labels = [mark.label for mark in reversed(panel.marks)]
+    figure.update_yaxes(categoryorder="array", categoryarray=labels, row=at, col=1)
+    figure.update_xaxes(
+        title_text=f"gain in {plain(panel.unit)}", range=[min(ends) - edge, max(ends) + edge], row=at, col=1
     )
 
 

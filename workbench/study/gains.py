@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.decide.pool import Learner, Pool
-from workbench.decide.pool import Strategy as DecidesMany
+from workbench.decide.pool import Pool
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
-from workbench.study.compare import Compared, compare
+from workbench.study.compare import Compared, Strategy, compare
 from workbench.study.stats import SPLITS, Verdict
 from workbench.study.summary import difference
 from workbench.study.table import RunTable
@@ -94,25 +93,22 @@ def gains_of(
 ) -> Gains:
     """The gains of the merges on one pool of a run (see `RunTable.chosen`).
 
-    pool: that of the whole table. Raises LLMValidationError validation.pool, data.no_scores, validation.no_text.
+    pool: that of the whole table. A merge that some half of these items cannot teach is left out.
+    Raises LLMValidationError validation.pool, data.no_scores, validation.no_text.
     """
     part = table.chosen(which)
     seen = pool if part is table else pool.of_models(part.models)
-    reasons = {merge.name: _why_not(part, seen, merge) for merge in merges}
-    kept = [merge for merge in merges if reasons[merge.name] is None]
-    found = compare(part, kept, pool=seen, samples=2, splits=splits, seed=seed)
-    best = part.models.index(found.best_single["model"])
-    sd = float(np.nanstd(part.scores[~np.isnan(part.scores).any(axis=1), best]))
-    return Gains(
-        rows=tuple(_rows(found, which, sd)),
-        left_out=tuple(
-            LeftOut(name=table.name, pool=which, strategy=name, reason=why)
-            for name, why in reasons.items()
-            if why is not None
-        ),
-        splits=splits,
-        seed=seed,
-    )
+    rows, left_out = [], []
+    for merge in merges:
+        try:
+            found = compare(part, [merge], pool=seen, samples=2, splits=splits, seed=seed)
+        except LLMValidationError as error:
+            if not error.code.startswith("fit."):
+                raise
+            left_out.append(LeftOut(name=table.name, pool=which, strategy=merge.name, reason=error.message))
+        else:
+            rows.append(_row(found, found.strategies[0], which, part))
+    return Gains(rows=tuple(rows), left_out=tuple(left_out), splits=splits, seed=seed)
 
 
 def together(parts: Sequence[Gains]) -> Gains:
@@ -125,28 +121,26 @@ def together(parts: Sequence[Gains]) -> Gains:
     )
 
 
-def _rows(found: Compared, which: str, sd: float) -> list[Gain]:
-    return [
-        Gain(
-            name=found.name,
-            pool=which,
-            source=found.source,
-            strategy=s.strategy,
-            models=len(found.models),
-            items=found.items,
-            unit=found.unit,
-            best_single=found.best_single["model"],
-            delta=s.split_delta,
-            low=s.split_low,
-            high=s.split_high,
-            verdict=s.split_verdict,
-            headroom=found.oracle - found.best_single["score"],
-            spread=found.spread,
-            best_sd=sd,
-            note=_note(s.learned),
-        )
-        for s in found.strategies
-    ]
+def _row(found: Compared, s: Strategy, which: str, part: RunTable) -> Gain:
+    best = part.scores[~np.isnan(part.scores).any(axis=1), part.models.index(found.best_single["model"])]
+    return Gain(
+        name=found.name,
+        pool=which,
+        source=found.source,
+        strategy=s.strategy,
+        models=len(found.models),
+        items=found.items,
+        unit=found.unit,
+        best_single=found.best_single["model"],
+        delta=s.split_delta,
+        low=s.split_low,
+        high=s.split_high,
+        verdict=s.split_verdict,
+        headroom=found.oracle - found.best_single["score"],
+        spread=found.spread,
+        best_sd=float(best.std()),
+        note=_note(s.learned),
+    )
 
 
 def _note(learned: dict[str, Any]) -> str:
@@ -154,21 +148,6 @@ def _note(learned: dict[str, Any]) -> str:
     chosen = learned.get("chosen")
     said = [str(learned[name]) for name in ("reason", "warning") if learned.get(name)]
     return ": ".join([str(chosen["policy"]), *said] if isinstance(chosen, dict) else said)
-
-
-def _why_not(table: RunTable, pool: Pool, merge: Merge) -> str | None:
-    """Why a merge cannot be used on a run, tried on a half of it; None where it can."""
-    rows = np.flatnonzero(~np.isnan(table.scores).any(axis=1))
-    half = rows[::2]
-    try:
-        ready = merge.fit(pool.take(half), table.values()[half]) if isinstance(merge, Learner) else merge
-        if isinstance(ready, DecidesMany):
-            ready.over(pool.take(half[:1]))
-    except LLMValidationError as error:
-        if error.code == "validation.no_text":
-            raise
-        return error.message
-    return None
 
 
 def shown(gain: Gain) -> str:
