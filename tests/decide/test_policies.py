@@ -94,7 +94,9 @@ def test_a_name_or_an_object_stands_for_a_merge():
     assert as_merge(FITTED[0]) is FITTED[0]
 
 
-@pytest.mark.parametrize("merge", [Stacking, 3, None, object(), lambda parts: parts], ids=repr)
+@pytest.mark.parametrize(
+    "merge", [Stacking, 3, None, object(), lambda parts: parts], ids=["class", "number", "none", "object", "function"]
+)
 def test_what_is_no_merge_is_refused(merge):
     """A class, a number, and a function without a name are neither a name nor a policy."""
     refused(lambda: as_merge(merge), "validation.strategy")
