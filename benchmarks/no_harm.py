@@ -27,7 +27,7 @@ from workbench.study.gains import Gain
 
 NAMES = ("gsm8k_openai2021", "mmlu_pro", "wmt23_ende_mqm", "ted_ende_mqm", "summeval_cnndm", "classeval")
 POOLS = ("all", "closest:5", "top:3")
-CAUTIONS = (0.0, 0.5, 1.0, 2.0, 3.0)
+CAUTIONS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 SKILLS, CLASSES = (0.82, 0.65, 0.62, 0.60, 0.58), 4
 LABELS, ITEMS, DRAWS = 300, 4000, 40
 

@@ -1,8 +1,9 @@
 """`auto`: the merge that does no harm: it takes the best single model unless it can tell that a merge is better.
 
 A discrete super learner: every candidate is judged on items that it was not fitted on, in folds, against the single
-model that was best on the other folds. The candidate with the largest gain wins if the gain exceeds `caution` standard
-errors; else the best single model answers. The choice and its reason are fields of the fitted policy.
+model that was best on the other folds. Of the candidates whose gain exceeds `caution` times its error, the one
+with the largest gain wins; without any the best single model answers. The choice and its reason are fields of the
+fitted policy.
 
 Source: van der Laan, Polley & Hubbard 2007, "Super Learner"; the rule of so many standard errors: Breiman et al. 1984.
 """
@@ -22,6 +23,7 @@ from workbench.decide.pool import Pool, learned, merged, over, unfitted
 from workbench.decide.strategies.single import BestSingle
 from workbench.decide.strategies.weighted import LogOdds, Stacking
 from workbench.decide.votes import Floats, Outcome
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -37,26 +39,33 @@ class Auto:
     """Best single model, vote, log-odds or stacking: whichever wins on items it has not seen, by enough.
 
     chosen: name and parameters of the strategy taken, learned by `fit`. reason: why, in words.
-    folds: 2 or more. caution: standard errors, >= 0, that a gain must exceed; 0 takes whatever is ahead.
+    folds: 2 or more. caution: errors, >= 0, that a gain must exceed; 0 takes whatever is ahead. An error is the standard
+    error of the gain and the weight of one item more. At 1.5, a merge that is no better is taken about once in 15 times.
     """
 
     chosen: Mapping[str, Any] | None = None
     reason: str = ""
     folds: int = 5
-    caution: float = 1.0
+    caution: float = 1.5
     name: ClassVar[str] = "auto"
     version: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
         if isinstance(self.folds, bool) or not isinstance(self.folds, int) or self.folds < 2:
-            raise _refused(f"folds {self.folds!r} is no whole number from 2", "use 5")
-        if not 0 <= self.caution < np.inf:
-            raise _refused(f"caution {self.caution!r} is no finite number >= 0", "use 1, or more to be surer")
+            raise _refused(f"folds {self.folds!r:.60} is no whole number from 2", "use 5")
+        if not is_finite(self.caution) or self.caution < 0:
+            raise _refused(f"caution {self.caution!r:.60} is no finite number >= 0", "use 1.5, or more to be surer")
         if self.chosen is not None:
-            if not isinstance(self.chosen, Mapping) or self.chosen.get("policy") not in CANDIDATES:
+            named = self.chosen.get("policy") if isinstance(self.chosen, Mapping) else None
+            if not isinstance(named, str) or named not in CANDIDATES:
                 names = ", ".join(CANDIDATES)
                 raise _refused(f"chosen {self.chosen!r:.80} names none of {names}", "leave it out and fit the policy")
-            taken = CANDIDATES[self.chosen["policy"]](**self.chosen.get("params", {}))
+            try:
+                taken = CANDIDATES[named](**self.chosen.get("params", {}))
+            except TypeError as error:
+                raise _refused(
+                    f"chosen {named} cannot be made: {error!s:.80}", "leave it out and fit the policy"
+                ) from error
             object.__setattr__(self, "chosen", {"policy": taken.name, "params": params_of(taken)})
 
     def __hash__(self) -> int:
@@ -93,7 +102,10 @@ class Auto:
     def _gain(
         self, rival: Candidate, pool: Pool, values: Floats, known: NDArray[np.intp]
     ) -> tuple[float, float] | None:
-        """Mean gain over the best single model on unseen items, and its standard error; None: it does not fit."""
+        """Mean gain over the best single model on unseen items, and its error: the standard error and one item more.
+
+        None where the rival does not suit these values.
+        """
         gains = np.zeros(len(known))
         for fold in range(self.folds):
             judge = np.arange(len(known)) % self.folds == fold
@@ -106,7 +118,9 @@ class Auto:
                 raise
             ours, theirs = (over(each, pool.take(test)).scores(values[test]) for each in both)
             gains[judge] = ours - theirs
-        return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+        # Where few items differ their variance is luck too: one item more may count as much as the largest of them.
+        error = gains.std(ddof=1) / np.sqrt(len(gains)) + np.abs(gains).max() / len(gains)
+        return float(gains.mean()), float(error)
 
     def _with(self, strategy: Candidate, reason: str) -> Self:
         return replace(self, chosen={"policy": strategy.name, "params": params_of(strategy)}, reason=reason)
