@@ -20,6 +20,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
+from tests.processes import ended, environment
 from workbench.record.log import Log
 
 pytestmark = [
@@ -94,13 +95,13 @@ class Kernel:
 
 
 @contextmanager
-def kernel(folder: Path, name: str) -> Iterator[Kernel]:
-    """A kernel in which LOG and NAME are set and the log is open."""
+def kernel(folder: Path, name: str, *, runs: str = "") -> Iterator[Kernel]:
+    """A kernel in which LOG and NAME are set and the log is open; runs: code that it will be given."""
     folder.mkdir(exist_ok=True)
     manager = KernelManager(kernel_name="python3")
-    environment = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(ROOT)}
+    place = {**environment(runs), "IPYTHONDIR": str(folder / "ipython")}
     with (folder / f"{name}.txt").open("w+", encoding="utf-8") as output:
-        manager.start_kernel(env=environment, cwd=str(folder), stdout=output, stderr=output)
+        manager.start_kernel(env=place, cwd=str(folder), stdout=output, stderr=output)
         client = manager.blocking_client()
         client.start_channels()
         try:
@@ -124,17 +125,8 @@ def script(folder: Path, code: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(code),
     )
-
-
-def told(process: subprocess.Popen[str], timeout_s: float = 30.0) -> tuple[str, str]:
-    """What a program prints, on both ways; one that hangs fails the test."""
-    try:
-        return process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        pytest.fail(f"it hangs: {process.communicate()}")
 
 
 def counts(log: Log) -> tuple[int, int, int]:
@@ -215,7 +207,7 @@ log.close()
 
 def test_nb_fork_child_has_a_file_of_its_own_and_nothing_of_the_parents(tmp_path: Path) -> None:
     """Forked with rows spooled, a span held back and DuckDB kept open, a child writes, reads and ends for itself."""
-    out, said = told(script(tmp_path, FORKED))
+    out, said = ended(script(tmp_path, FORKED))
     assert said == ""
     child, parent = [json.loads(line) for line in out.splitlines()]
     assert child == {"inherited": [], "seen": 27, "files": 1, "mixed": []}
@@ -236,7 +228,7 @@ def test_nb_fork_child_that_ends_at_once_writes_nothing_of_the_parents(tmp_path:
         print(f"-{os.getpid()}-" in path.name, flush=True)
     os._exit(0)                         # the parent itself dies without writing it
     """
-    out, said = told(script(tmp_path, code))
+    out, said = ended(script(tmp_path, code))
     assert said == ""
     assert "False" not in out
     assert counts(Log.open(tmp_path / "log"))[2] == out.count("True")
@@ -259,7 +251,7 @@ def test_nb_fork_pool_of_a_cell_writes_through_the_log_of_the_kernel(tmp_path: P
     log.write(score("kernel"))
     print(set(found), log.rows("select count(*), count(distinct item_id) from scores"))
     """
-    with kernel(tmp_path, "forks") as forks:
+    with kernel(tmp_path, "forks", runs=code) as forks:
         assert forks.cell(textwrap.dedent(code)).split("\n")[0] == "{10} [(301, 301)]"
         assert counts(Log.open(tmp_path / "log")) == (301, 301, 30)
 
@@ -297,7 +289,7 @@ def test_nb_exit_of_a_program_writes_what_is_pending(tmp_path: Path, how: str) -
     assert process.stdout is not None
     assert process.stdout.readline() == "open\n"
     start = time.monotonic()
-    _, said = told(process)
+    _, said = ended(process)
     assert time.monotonic() - start < 2 + 3 * (how == "a call is under way")  # which imports the whole package first
     assert not [word for word in NOISE if word in said], said
     scores, different, spans = counts(Log.open(tmp_path / "log"))
@@ -312,7 +304,7 @@ def test_nb_exit_by_sigterm_writes_what_is_pending(tmp_path: Path) -> None:
     assert process.stdout.readline() == "written\n"
     process.send_signal(signal.SIGTERM)
     start = time.monotonic()
-    _, said = told(process)
+    _, said = ended(process)
     assert time.monotonic() - start < 2
     assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
     assert not [word for word in NOISE if word in said], said

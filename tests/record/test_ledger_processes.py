@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import environment, output
 from workbench.record.ledger import FileLedger
 
-ROOT = Path(__file__).parents[2]
 SCOPES = ("run:r1", "model:p:m", "month:2026-11")
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and limits of a process, are POSIX")
 
@@ -80,20 +80,8 @@ def child(code: str, *args: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(code),
     )
-
-
-def ended(process: subprocess.Popen[str], *, said: str = "", timeout_s: float = 30) -> str:
-    """What the process prints to its end after it was told something; a failure or a hang fails the test."""
-    try:
-        out, err = process.communicate(said, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        pytest.fail(f"the process still runs after {timeout_s} s")
-    assert process.returncode == 0, err
-    return out
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -116,7 +104,7 @@ def test_bud_race_of_8_processes_with_32_calls_admits_exactly_what_fits(tmp_path
     """256 calls of 0.000217 USD in 8 processes against room for 100 and a rest: 100 are sent, 156 refused."""
     # Of "How many?" 17 tokens at most at 1, and 100 of the answer at 2 micro-dollars: 217, and so the answer costs.
     budget = 100 * 217 + 216
-    said = [words.split() for words in ended(child(RACE, tmp_path / "ledger", budget)).splitlines()]
+    said = [words.split() for words in output(child(RACE, tmp_path / "ledger", budget)).splitlines()]
     assert len(said) == 8
     assert sum(int(words[0]) for words in said) == 100
     assert {code for words in said for code in words[1:]} == {"budget.exceeded"}
@@ -253,7 +241,7 @@ def test_a_child_forked_while_threads_reserve_has_accounts_of_its_own(tmp_path: 
         """,
         tmp_path,
     )
-    paid = int(ended(process))
+    paid = int(output(process))
     assert seen(tmp_path) == (paid, 0, 0)
 
 
@@ -292,7 +280,7 @@ def test_a_full_disk_refuses_reservations_and_keeps_settlements(tmp_path: Path) 
         tmp_path,
     )
     full = "storage.full True True"
-    assert ended(process).split("\n") == [full, full, "storage.full", "None", "20 1", ""]
+    assert output(process).split("\n") == [full, full, "storage.full", "None", "20 1", ""]
     assert seen(tmp_path) == (20, 0, 0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import random
 import re
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from tests.processes import environment, output
 from workbench.canonical import text_hash
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import (
@@ -48,7 +48,6 @@ from workbench.record.log import Log
 from workbench.record.schema import COLUMNS, MIGRATIONS, VERSION
 from workbench.record.spool import checked, encode
 
-ROOT = Path(__file__).parents[2]
 HOSTILE = "x'); drop table log.scores; --"
 BROKEN = Failure(kind="provider", code="provider.error", message="went away", retryable=True, status=503)
 
@@ -112,20 +111,8 @@ log = Log.open(sys.argv[1])
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(code),
     )
-
-
-def output(process: subprocess.Popen[str], timeout_s: float = 30) -> str:
-    """What the process prints; a failure or a hang of it fails the test."""
-    try:
-        out, err = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        pytest.fail(f"the child process still runs after {timeout_s} s")
-    assert process.returncode == 0, err
-    return out
 
 
 def counted(log: Log) -> tuple[int, int]:

@@ -23,11 +23,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import environment, output
 from workbench.errors import LLMError
 from workbench.record.lock import try_lock
 from workbench.record.spool import SpoolFile, SpoolWriter, decode, encode, read_spool
 
-ROOT = Path(__file__).parents[2]
 COLUMNS = {"scores": ("item_id", "value"), "texts": ("hash", "text")}
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 ROWS = st.lists(SCALARS, min_size=1, max_size=6)
@@ -49,20 +49,8 @@ def child(code: str, *args: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(code),
     )
-
-
-def output(process: subprocess.Popen[str], timeout_s: float = 20) -> str:
-    """What the process prints; a failure or a hang of it fails the test."""
-    try:
-        out, err = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        pytest.fail(f"the child process still runs after {timeout_s} s")
-    assert process.returncode == 0, err
-    return out
 
 
 def score(item: object, value: float = 1.0) -> list[Any]:
