@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -200,3 +202,36 @@ def test_feedback_that_is_neither_form_is_refused():
         with pytest.raises(LLMValidationError) as caught:
             feedback_of(given_, quality)
         assert caught.value.code == "validation.feedback"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"discount": 10**400}, "validation.config"),
+        ({"evidence": {"a": (1e308, 1e308)}, "prior": (1.0, 1.0)}, "validation.config"),
+        ({"prior": (1e308, 1e308)}, "validation.config"),
+    ],
+)
+def test_numbers_that_floats_cannot_add_up_are_refused(change, code):
+    """Their sums would be infinite, and the weights no numbers."""
+    with pytest.raises(LLMValidationError) as caught:
+        AdaptiveWeights(**{"base": EQUAL, **change})
+    assert caught.value.code == code
+
+
+def test_a_whole_number_beyond_floats_is_no_feedback():
+    """10**400 has no float, and is outside [0, 1]."""
+    with pytest.raises(LLMValidationError) as caught:
+        AdaptiveWeights({"a": 1.0}).update({"a": 10**400})
+    assert caught.value.code == "validation.feedback"
+
+
+@pytest.mark.parametrize("same", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_adaptive_weights_can_be_copied_and_pickled(same):
+    """With all that they were told, which stays unchangeable."""
+    told = AdaptiveWeights({"a": 2.0, "b": 1.0}, discount=0.5).update({"a": 0.25})
+    again = same(told)
+    assert again == told
+    assert again.weights() == told.weights()
+    with pytest.raises(TypeError):
+        again.evidence["a"] = (1.0, 1.0)

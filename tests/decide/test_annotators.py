@@ -329,3 +329,25 @@ def test_a_width_that_cannot_be_is_refused(width, shared, code):
     message = refused(lambda: one_coin(np.array([[0, 1, 0], [0, 1, 2]]), width=width, shared=shared), code)
     if code == "validation.width":
         assert "item " in message
+
+
+@pytest.mark.parametrize(
+    ("fit", "code"),
+    [
+        (lambda: dawid_skene(np.array([[0, 10**9], [1, -1]])), "validation.classes"),
+        (lambda: one_coin(np.array([[0, 10**9], [1, -1]]), width=3), "validation.votes"),
+        (lambda: dawid_skene(np.array([[0, 1]]), classes=2.5), "validation.classes"),
+        (lambda: dawid_skene(np.array([[0, 1]]), classes=10**400), "validation.classes"),
+        (lambda: dawid_skene(np.array([[0, 1]]), annotators=[0, 10**9]), "validation.shape"),
+        (lambda: dawid_skene(np.array([[0, 1]]), annotators="ab"), "validation.shape"),
+        (lambda: dawid_skene(np.array([[0, 1]]), iterations=None), "validation.votes"),
+        (lambda: dawid_skene(np.array([[0, 1]]), tolerance=float("nan")), "validation.votes"),
+        (lambda: one_coin(np.array([[0, 1]]), width="x"), "validation.shape"),
+        (lambda: one_coin([[1, 2], [3]], width=3), "validation.shape"),
+    ],
+)
+def test_what_no_fit_could_hold_or_read_is_refused(fit, code):
+    """Tables of gigabytes, and settings that are no numbers."""
+    with pytest.raises(LLMValidationError) as error:
+        fit()
+    assert error.value.code == code

@@ -198,6 +198,7 @@ def test_the_calibration_error_weighs_bins_by_their_count():
         ([0.5], [1.0], 0),
         ([0.5], [1.0], True),
         ([0.5], [1.0], 2.5),
+        ([0.5], [1.0], 10**30),
     ],
 )
 def test_claims_without_a_meaning_are_refused(claims, right, bins):

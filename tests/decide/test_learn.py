@@ -10,7 +10,9 @@ from scipy.optimize import minimize
 
 from workbench.decide import learn
 from workbench.decide.learn import (
+    all_known,
     check_fractions,
+    competence,
     conditional_logit,
     effective_options,
     gold_codes,
@@ -18,12 +20,21 @@ from workbench.decide.learn import (
     ridge,
     supporters,
     worth_of_members,
+    worth_of_nothing,
 )
+from workbench.decide.policies import POLICIES
+from workbench.decide.pool import Learner, Pool
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
 
 NAN = float("nan")
 BALLOTS = Ballots.of(["a", "b", "c"], [["x", "y", "x"], ["y", None, "y"], [None, None, None]])
+TWO = Pool.of(Ballots.of(["a", "b"], [["x", "y"]]))  # one item with two answers
+LEARNERS = [
+    made()
+    for name, made in POLICIES.items()
+    if isinstance(made(), Learner) and name not in ("one_coin", "dawid_skene")  # these do not look at values
+]
 
 
 # --- what is read from ballots and values ---------------------------------------------------------------
@@ -45,53 +56,98 @@ def test_a_members_answer_is_worth_what_its_code_is():
     assert np.array_equal(worth_of_members(BALLOTS, values), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("values", "nothing"), [([0.4, NAN, 1.0], 0.0), ([0.0], 0.0), ([2.0, 5.0], 2.0), ([-9.0, NAN, 0.0], -9.0)]
+)
+def test_no_answer_is_worth_0_among_shares_and_else_the_least(values, nothing):
+    """Where 0 is the best there is, or not on the scale, silence must not be worth it."""
+    assert worth_of_nothing(np.array([values])) == nothing
+
+
 def test_the_gold_code_is_that_of_the_first_right_answer():
     """-1 where no answer given is right, and where nobody knows."""
     values = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.5], [NAN, NAN], [NAN, 1.0]])
     assert gold_codes(values).tolist() == [1, 0, -1, -1, 1]
 
 
-@pytest.mark.parametrize("values", [[0.0, 1.0], [0.5, NAN], [NAN, NAN], []])
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.5, NAN], [NAN, NAN]])
 def test_shares_of_being_right_pass(values):
     """What lies in [0, 1] or is unknown is read as right or wrong."""
-    check_fractions("log_odds", np.array([values]))
+    check_fractions("log_odds", TWO, np.array([values]))
 
 
-@pytest.mark.parametrize("values", [[0.0, 5.0], [-1.0, NAN], [np.inf, 0.0], [-np.inf, 1.0]])
+@pytest.mark.parametrize("values", [[0.0, 5.0], [-1.0, NAN]])
 def test_values_of_another_scale_are_refused(values):
     """The refusal names the strategy and the range that was found."""
     with pytest.raises(LLMValidationError, match="log_odds reads values as right or wrong") as caught:
-        check_fractions("log_odds", np.array([values]))
+        check_fractions("log_odds", TWO, np.array([values]))
     assert caught.value.code == "fit.values"
     assert f"{np.nanmin(values):g} to {np.nanmax(values):g}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.array([[np.inf, 0.0]]), "beyond 1e+100"),
+        (np.array([[-1e101, 0.0]]), "beyond 1e+100"),
+        (np.zeros((1, 3)), "float64 of shape (1, 3)"),
+        (np.zeros(2), "float64 of shape (2,)"),
+        (np.array([["0", "1"]]), "<U1 of shape (1, 2)"),
+        ([[0.0, 1.0]], "a list"),
+        (None, "a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: learner.name)
+def test_what_are_no_values_of_the_pool_is_refused_by_every_learner(learner, values, found):
+    """One finite number, or NaN, for each answer of each item; anything else is named."""
+    with pytest.raises(LLMValidationError) as caught:
+        learner.fit(TWO, values)
+    assert caught.value.code == "fit.values"
+    assert found in caught.value.message
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: learner.name)
+def test_what_is_no_pool_teaches_nothing(learner):
+    """Ballots alone are not enough."""
+    with pytest.raises(LLMValidationError, match="is fitted on a pool, and found a Ballots") as caught:
+        learner.fit(BALLOTS, np.zeros((1, 2)))
+    assert caught.value.code == "fit.values"
 
 
 # --- log-odds -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("right", "asked", "options", "odds"),
-    [
-        (3, 4, 2, 3.5 / 1.5),  # p = 3.5 / 5
-        (3, 4, 10, 9 * 3.5 / 1.5),
-        (2, 4, 2, 1.0),
-        (0, 0, 2, 1.0),  # nothing known: p = 1/2
-        (0, 9, 10, 9 * 0.5 / 9.5),  # p = 0.05, under a chance of 1/10
-        (10, 10, 3, 2 * 10.5 / 0.5),
-    ],
+    ("p", "options", "odds"),
+    [(0.7, 2, 7 / 3), (0.7, 10, 9 * 7 / 3), (0.5, 2, 1.0), (0.05, 10, 9 / 19), (0.9, 3, 2 * 9)],
 )
-def test_log_odds_are_those_of_a_hand_calculation(right, asked, options, odds):
-    """log(p (K - 1) / (1 - p)) with p = (right + 1/2) / (asked + 1)."""
-    found = log_odds(np.array([float(right)]), np.array([float(asked)]), options)
-    assert found.tolist() == [pytest.approx(math.log(odds), abs=1e-12)]
+def test_log_odds_are_those_of_a_hand_calculation(p, options, odds):
+    """log(p (K - 1) / (1 - p))."""
+    assert log_odds(np.array([p]), options).tolist() == [pytest.approx(math.log(odds), abs=1e-12)]
 
 
 def test_log_odds_change_sign_at_chance():
     """With K = 10 a member right in 1 of 10 counts about nothing, below that against its answer, above for it."""
-    right = np.array([4.5, 49.5, 99.5, 149.5, 499.5])  # of 999: p = 0.005, 0.05, 0.1, 0.15, 0.5
-    found = log_odds(right, np.full(5, 999.0), 10.0)
+    found = log_odds(np.array([0.005, 0.05, 0.1, 0.15, 0.5]), 10.0)
     assert (np.sign(np.round(found, 12)) == [-1, -1, 0, 1, 1]).all()
     assert (np.diff(found) > 0).all()
+
+
+def test_competence_is_the_share_right_of_the_answers_of_known_value():
+    """Half an answer more is right and half an answer more is wrong: (1 + 1/2) / (1 + 1) and the like."""
+    values = np.array([[1.0, 0.0], [NAN, NAN], [0.0, 0.0]])
+    p, options = competence("log_odds", Pool.of(BALLOTS), values)
+    # On the first item a and c are right and b is wrong; the second is unknown, and nobody answers the third.
+    assert (p.tolist(), options) == ([0.75, 0.25, 0.75], 2.0)
+    with pytest.raises(LLMValidationError) as caught:
+        competence("log_odds", Pool.of(BALLOTS), np.full((3, 2), NAN))
+    assert caught.value.code == "fit.items"
+
+
+def test_items_count_as_known_where_all_their_answers_are():
+    """One without any answer, and one with an answer of unknown value, do not."""
+    assert all_known(Pool.of(BALLOTS), np.array([[1.0, 0.0], [1.0, NAN], [0.0, 0.0]])).tolist() == [0, 1]
+    assert all_known(Pool.of(BALLOTS), np.array([[1.0, NAN], [0.0, 0.0], [0.0, 0.0]])).tolist() == [1]
 
 
 def test_the_number_of_options_is_that_of_a_hand_count():

@@ -359,3 +359,34 @@ def test_a_judge_that_always_takes_the_first_says_nothing():
 def test_verdicts_that_make_no_games_are_refused(verdicts, words):
     """The message names the verdict that stands alone, twice, or for nobody."""
     assert words in refused(lambda: position_swapped(verdicts), "validation.verdicts")
+
+
+@pytest.mark.parametrize(
+    ("fit", "code"),
+    [
+        (lambda: bradley_terry(np.array([[0, 5e-324], [1, 0]])), "validation.convergence"),
+        (lambda: bradley_terry(np.array([[0, 1e308], [1e308, 0]])), "validation.wins"),
+        (lambda: bradley_terry("x"), "validation.wins"),
+        (lambda: bradley_terry(np.array([[0, 1], [1, 0]]), alpha=None), "validation.penalty"),
+        (lambda: bradley_terry(np.array([[0, 1], [1, 0]]), alpha=1e308), "validation.penalty"),
+        (lambda: bradley_terry(np.array([[0, 1], [1, 0]]), models=5), "validation.models"),
+        (lambda: bradley_terry(np.array([[0, 1], [1, 0]]), iterations=None), "validation.convergence"),
+        (lambda: bradley_terry(np.array([[0, 1], [1, 0]]), tolerance="x"), "validation.convergence"),
+        (lambda: position_swapped(None), "validation.verdicts"),
+        (lambda: position_swapped([None]), "validation.verdicts"),
+        (lambda: position_swapped([PairVerdict(first=[], second="b", winner=None)]), "validation.verdicts"),
+        (lambda: error_correlation("x"), "validation.correct"),
+    ],
+)
+def test_what_is_no_table_of_games_is_refused(fit, code):
+    """Each with a typed error, also where floats could not tell the strengths."""
+    with pytest.raises(LLMValidationError) as error:
+        fit()
+    assert error.value.code == code
+
+
+def test_more_pairs_than_can_be_tested_are_refused_at_once():
+    """1,000 models would be 499,500 pairs and 1,000 fits."""
+    with pytest.raises(LLMValidationError, match="499500 pairs") as error:
+        excess_agreement(np.zeros((3, 1000), dtype=int), width=2)
+    assert error.value.code == "validation.models"

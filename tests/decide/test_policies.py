@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from workbench.act.world import World
@@ -16,7 +17,7 @@ from workbench.decide.strategies.auto import Auto
 from workbench.decide.strategies.single import BestSingle
 from workbench.decide.strategies.weighted import LogOdds, Stacking
 from workbench.errors import LLMValidationError
-from workbench.facts import Item, Request, Response
+from workbench.facts import Item, ModelContribution, Request, Response
 from workbench.record.log import Log
 from workbench.study.run import Member, Plan, check_plan, execute, spec_of
 from workbench.study.suite import Suite
@@ -68,6 +69,59 @@ def test_an_unknown_name_is_answered_with_the_closest(asked, meant):
 def test_parameters_that_a_strategy_cannot_take_are_refused(name, params):
     """A wrong name or kind of parameter is a typed refusal, wherever in the policy it stands."""
     refused(lambda: policy(name, params), "validation.strategy")
+
+
+JUNK = [
+    "", "a", b"x", 0, -1, 2.5, float("nan"), float("inf"), 10**400, True, object(), [None], [1], [["a"]], {"a": None},
+    {1: 1}, {"a": {"b": 1}}, {"policy": ["x"]}, {"policy": "best_single", "params": None},
+    {"policy": "best_single", "params": {"x": 1}}, np.array([1.0, 2.0]), 1j,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [(n, f.name) for n, made in POLICIES.items() for f in fields(made)], ids="-".join)
+def test_a_field_takes_a_value_or_refuses_it_by_name(field):
+    """Whatever stands in a field, also of an edited log, the policy is made or a refusal says what to do."""
+    name, param = field
+    for value in JUNK:
+        for make in (lambda given: POLICIES[name](**given), lambda given: policy(name, given)):
+            refusal = None
+            try:
+                make({param: value})
+            except LLMValidationError as error:
+                refusal = error
+            assert refusal is None or (refusal.code.startswith("validation.") and 0 < len(refusal.next_step) <= 160)
+
+
+@pytest.mark.parametrize("params", ["a", 1, [1]])
+def test_parameters_that_are_no_mapping_are_refused(params):
+    """As they could stand in an edited log."""
+    error = refused(lambda: policy("majority_voting", params), "validation.strategy")
+    assert "majority_voting does not take" in error.message
+
+
+@pytest.mark.parametrize("name", [None, 5, ["auto"], "a" * 100_000])
+def test_what_is_no_name_of_a_strategy_is_refused_in_few_words(name):
+    """Also what cannot be looked up, or is as long as a book."""
+    with pytest.raises(LLMValidationError) as caught:
+        policy(name)
+    assert caught.value.code == "validation.strategy"
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("made", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("given", [None, 5, "abc", [None], [1], {}], ids=repr)
+def test_what_are_no_contributions_is_refused(made, given):
+    """One sequence of ModelContribution, or a refusal."""
+    with pytest.raises(LLMValidationError) as caught:
+        made()(given)
+    assert caught.value.code in ("validation.contributions", "validation.models")
+
+
+@pytest.mark.parametrize("quality", ["x", float("nan"), 10**400, True])
+def test_a_quality_that_is_no_number_is_refused(quality):
+    """It would be compared as one."""
+    parts = [ModelContribution(model="a", answer="4", quality=quality)]
+    refused(lambda: MajorityVoting()(parts), "validation.quality")
 
 
 @pytest.mark.parametrize("fitted", [*FITTED, *UNFITTED], ids=repr)

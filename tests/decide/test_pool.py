@@ -154,6 +154,19 @@ def test_some_items_are_decided_as_among_all(run, data):
         assert np.array_equal(getattr(whole, field)[rows], getattr(part, field)), field
 
 
+def test_rounding_makes_nobody_surer_than_agreed():
+    """Three of three answer, and 3 x agreement / 3 may be a bit more than agreement: confidence is not."""
+    ballots = Ballots.of(["a", "b", "c"], [["x", "y", "y"]] * 200)
+    share = np.random.default_rng(0).random((200, 2))
+    outcome = outcome_of(ballots, share)
+    assert (outcome.agreement * 3 / 3 > outcome.agreement).any()  # or else the case has lost its point
+    assert (outcome.confidence <= outcome.agreement).all()
+    unequal = WeightedConsensus({"a": 0.1, "b": 0.1, "c": 0.5})
+    many, one = votes.decide(unequal, ballots), unequal([said("a", "x"), said("b", "y"), said("c", "y")])
+    assert (many.confidence <= many.agreement).all()
+    assert one.confidence <= one.agreement
+
+
 @settings(max_examples=25, deadline=None)
 @given(runs())
 def test_what_is_decided_was_said_and_is_no_surer_than_agreed(run):

@@ -333,3 +333,29 @@ def test_a_grid_needs_a_model():
     with pytest.raises(LLMValidationError, match="0 models") as error:
         simplex(0, 0.5)
     assert error.value.code == "validation.models"
+
+
+@pytest.mark.parametrize(
+    ("models", "step", "code"),
+    [
+        (1000, 0.5, "validation.step"),  # 500,500 vectors of 1,000 weights are 4 GB
+        (10**6, 1e-6, "validation.step"),  # the number of vectors alone takes minutes to count
+        (10**30, 0.5, "validation.models"),
+        (2.5, 0.5, "validation.models"),
+        (3, None, "validation.step"),
+        (3, float("nan"), "validation.step"),
+    ],
+)
+def test_a_grid_that_no_memory_holds_is_refused_at_once(models, step, code):
+    """By the numbers in it, and not by the vectors alone."""
+    with pytest.raises(LLMValidationError) as error:
+        simplex(models, step)
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize("values", [np.array([[1e308, -1e308]]), np.array([["a", "b"]]), [[1.0, 0.0]], None])
+def test_values_that_cannot_be_added_up_are_refused(values):
+    """The sum over items would leave the range of floats."""
+    with pytest.raises(LLMValidationError) as error:
+        Landscape.of(Ballots.of(["a", "b"], [["x", "y"]]), values)
+    assert error.value.code in ("validation.values", "validation.shape")

@@ -143,6 +143,12 @@ def test_ballots_move_quality_and_failures_with_their_models():
     assert ballots.failed.tolist() == [[False, True]]
 
 
+def test_a_member_that_failed_or_was_late_has_no_answer_on_the_ballots():
+    """What came after the time was up neither votes nor is an answer to vote for."""
+    ballots = Ballots.of(["a", "b", "c"], [["x", "y", "y"]], failed=np.array([[False, True, True]]))
+    assert (ballots.codes.tolist(), ballots.answers, ballots.width) == ([[0, -1, -1]], (("x",),), 1)
+
+
 def test_an_empty_answer_is_an_answer():
     """The empty string votes; only None does not."""
     outcome = decide(MajorityVoting(), Ballots.of(["a", "b", "c"], [["", "", "x"]]))
@@ -262,3 +268,23 @@ def _or_none(policy, models, answers, quality):
         return policy(contributions(models, answers, quality, [False] * len(models)))
     except LLMOrchestratorError:
         return None
+
+
+@pytest.mark.parametrize(
+    ("models", "answers", "code"),
+    [
+        (None, [["x"]], "validation.models"),
+        ([1], [["x"]], "validation.models"),
+        ({"a": 1}, [["x"]], "validation.models"),
+        (["a"], None, "validation.shape"),
+        (["a"], [5], "validation.shape"),
+        (["a"], [["x", "y"]], "validation.shape"),
+        (["a"], [[1]], "validation.shape"),
+        (["a"], [[["x"]]], "validation.shape"),
+    ],
+)
+def test_what_are_no_models_or_answers_is_refused(models, answers, code):
+    """Names and texts, item by item."""
+    with pytest.raises(LLMValidationError) as error:
+        Ballots.of(models, answers)
+    assert error.value.code == code

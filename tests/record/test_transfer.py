@@ -257,6 +257,7 @@ RULES: dict[str, tuple[Row, dict[str, str], str]] = {
     "score nan": ({"score": float("nan")}, {}, "score"),
     "score inf": ({"score": float("inf")}, {}, "score"),
     "score -inf": ({"score": float("-inf")}, {}, "score"),
+    "score beyond sums": ({"score": -1e308}, {}, "score"),
     "score text": ({"score": "abc"}, {"score": "varchar"}, "score"),
     "score text, no response": ({"score": "abc", "response": None}, {"score": "varchar"}, "score"),
     "score nan text": ({"score": "nan"}, {"score": "varchar"}, "score"),
@@ -276,6 +277,7 @@ RULES: dict[str, tuple[Row, dict[str, str], str]] = {
     "latency nan": ({"latency_ms": float("nan")}, {}, "latency_ms"),
     "cost negative": ({"cost_usd": -0.01}, {}, "cost_usd"),
     "cost inf": ({"cost_usd": float("inf")}, {}, "cost_usd"),
+    "cost beyond sums": ({"cost_usd": 1e308}, {}, "cost_usd"),
     "cost text": ({"cost_usd": "free"}, {"cost_usd": "varchar"}, "cost_usd"),
 }  # fmt: skip
 

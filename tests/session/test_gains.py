@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
-from workbench import Auto, LLMRouterError, LLMValidationError, LogOdds, MajorityVoting, Workbench
+from workbench import Auto, LLMRouterError, LLMValidationError, LogOdds, MajorityVoting, WeightedConsensus, Workbench
 from workbench.cli import main
 from workbench.show.gains import gains_values
 
@@ -118,3 +118,64 @@ def test_a_fitted_strategy_is_taken_along(folder: Path):
         assert merged.replay().drifts == 0
         with pytest.raises(LLMValidationError, match="nothing to learn"):
             run.fit(MajorityVoting())
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"strategies": ["nope"]}, "validation.strategy"),
+        ({"strategies": 5}, "validation.strategy"),
+        ({"pools": None}, "validation.pool"),
+        ({"pools": [5]}, "validation.pool"),
+        ({"seed": -1}, "stats.seed"),
+        ({"splits": 10**30}, "stats.splits"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_asked(tmp_path: Path, options: dict[str, object], code: str):
+    """No run is made for a table that could not be computed."""
+    with Workbench.open(tmp_path / "log") as wb:
+        with pytest.raises(LLMValidationError) as caught:
+            wb.gains_sync("question_answering", **options)
+        assert caught.value.code == code
+        assert runs(wb) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 5000, "x\0", "../general", ["general"], None, 5], ids=lambda name: repr(name)[:20]
+)
+def test_what_is_no_name_of_a_recording_is_refused(folder: Path, name: object):
+    """Also a text that no file could be called."""
+    with Workbench.open(folder) as wb:
+        with pytest.raises(LLMRouterError) as caught:
+            wb.gains_sync(name)
+        assert caught.value.code == "router.unknown_suite"
+
+
+@pytest.mark.parametrize("pool", ["top:" + "9" * 5000, "closest:" + "9" * 5000])
+def test_a_pool_of_more_models_than_can_be_counted_is_left_out(folder: Path, pool: str):
+    """Python refuses to read thousands of digits, which is no reason to fail."""
+    with Workbench.open(folder) as wb:
+        found = wb.gains_sync("question_answering", pools=[pool], strategies=["majority_voting"], splits=2)
+        assert found.found.rows == ()
+
+
+def test_a_fitted_auto_can_be_compared_and_shown(folder: Path):
+    """Its parameters hold another strategy's, and the label of its row shows them."""
+    with Workbench.open(folder) as wb:
+        run = wb.get_run()
+        assert "auto(chosen={policy: " in repr(run.what_if(run.fit(Auto())))
+
+
+def test_a_part_of_the_models_is_compared_without_weights_for_all(folder: Path):
+    """The run's own weighted merge is for three models; of two of them it is left out, and the rest is compared."""
+    weights = {"simulated:medium": 1.0, "simulated:strong": 2.0, "simulated:weak": 1.0}
+    two = ["simulated:medium", "simulated:strong"]
+    with Workbench.open(folder) as wb:
+        run = wb.run_sync("question_answering", merge=WeightedConsensus(weights))
+        assert run.compare().found.strategies[0].params == {"weights": weights}
+        part = run.compare("stacking", models=two).found
+        assert part.models == tuple(two)
+        names = [s.strategy for s in part.strategies]
+        assert names == ["stacking", "majority_voting", "weighted_consensus", "best_of_n"]
+        again = wb.get_run(run.run_id).compare(models=two).found
+        assert [s.strategy for s in again.strategies] == names[1:]

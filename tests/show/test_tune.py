@@ -99,3 +99,11 @@ def test_reading_a_position_makes_no_call(run: Run):
     for k in range(1, 100):
         tuner.move(weights={WEAK: k / 100})
     assert run.log.rows(count) == before
+
+
+@pytest.mark.parametrize("given", [None, 5, "latest", object()], ids=["none", "number", "text", "object"])
+def test_what_is_no_run_has_no_sliders(given: object):
+    """A run id alone is none: `wb.get_run` gives the run."""
+    with pytest.raises(LLMValidationError) as caught:
+        show.tune_weights(given)
+    assert caught.value.code == "validation.run"

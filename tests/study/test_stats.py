@@ -14,7 +14,9 @@ from scipy.stats import binomtest
 from workbench.errors import LLMValidationError
 from workbench.study.stats import (
     bootstrap_interval,
+    check_splits,
     half_splits,
+    holm,
     mcnemar,
     minimum_detectable_effect,
     split_differences,
@@ -273,3 +275,44 @@ def test_what_is_no_share_is_refused(share, n):
     with pytest.raises(LLMValidationError) as caught:
         wilson_interval(share, n)
     assert caught.value.code == "stats.items"
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, "1", True, 2**64 + 1], ids=repr)
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    """None would draw anew each time, and nothing could be repeated."""
+    for draw in (lambda: bootstrap_interval(np.ones(3), seed=seed), lambda: half_splits(4, seed=seed)):
+        with pytest.raises(LLMValidationError) as caught:
+            draw()
+        assert caught.value.code == "stats.seed"
+
+
+@pytest.mark.parametrize("samples", [0, -1, 2.5, None, 10**30], ids=repr)
+def test_a_number_of_samples_that_is_none_is_refused(samples):
+    """From 1 to a million."""
+    with pytest.raises(LLMValidationError) as caught:
+        bootstrap_interval(np.ones(3), samples=samples)
+    assert caught.value.code == "stats.samples"
+
+
+@pytest.mark.parametrize("splits", [0, 1, 2.0, None, 10**30], ids=repr)
+def test_a_number_of_splits_that_is_none_is_refused(splits):
+    """From 2 to a million."""
+    with pytest.raises(LLMValidationError) as caught:
+        check_splits(splits)
+    assert caught.value.code == "stats.splits"
+
+
+def test_holm_corrects_step_by_step():
+    """By hand: the smallest times 5, the next times 4 and so on, none less than the one before, none above 1."""
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.6, 0.01, 0.01]) == pytest.approx([0.6, 0.03, 0.03])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]).tolist() == []
+
+
+@pytest.mark.parametrize("p_values", [None, "x", {}, [None], [2.0], [-0.1], 0.5, [10**400]], ids=repr)
+def test_what_are_no_p_values_is_refused(p_values):
+    """Numbers in [0, 1], in a list."""
+    with pytest.raises(LLMValidationError) as caught:
+        holm(p_values)
+    assert caught.value.code == "validation.p_values"

@@ -137,6 +137,8 @@ def test_a_strategy_is_labelled_with_the_parameters_it_was_given():
     assert label(strategy()) == "majority_voting"
     given = strategy(strategy="weighted_consensus", params={"weights": {"a": 0.5, "b": 2.0}, "threshold": 0.7})
     assert label(given) == "weighted_consensus(weights={a: 0.5, b: 2}, threshold=0.7)"
+    nested = strategy(strategy="auto", params={"chosen": {"policy": "stacking", "params": {"weights": {"a": 0.5}}}})
+    assert label(nested) == "auto(chosen={policy: stacking, params: {weights: {a: 0.5}}})"
 
 
 def test_the_source_line_spans_the_models_agreements():

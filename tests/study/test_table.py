@@ -207,6 +207,14 @@ def test_pools_are_told_in_words():
         refused(lambda: rated().chosen(wrong), "validation.pool")  # noqa: B023
 
 
+def test_models_without_any_score_cannot_be_ranked():
+    """They are named, and a warning of an empty mean is not what a user sees."""
+    scores = rated().scores.copy()
+    scores[:, 1] = np.nan
+    told = refused(lambda: replace(rated(), scores=scores).chosen("top:2"), "data.no_scores")
+    assert told.message == "run r has no score of b"
+
+
 # --- which run ------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,13 @@ def test_an_unknown_cost_is_not_taken_for_none():
     assert fit_weights(run, run.pool(), splits=4).cost_usd is None
 
 
-@pytest.mark.parametrize("objective", ["speed", {}, {"acuracy": 1.0}, {"accuracy": -1.0}, {"accuracy": float("nan")}])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "speed", {}, {"acuracy": 1.0}, {"accuracy": -1.0}, {"accuracy": float("nan")}, None, 5, ["accuracy"],
+        {"accuracy": "x"}, {"accuracy": 1e308}, {"accuracy": 10**400}, np.array([1.0, 2.0]),
+    ],
+)  # fmt: skip
 def test_an_objective_that_is_none_is_refused(objective):
     """The error names what there is."""
     run = planted(30)
@@ -167,3 +173,24 @@ def test_settings_that_cannot_be_are_refused():
         assert refused.value.code == code
     with pytest.raises(LLMValidationError):
         tuner.start({"a": 1.0})
+
+
+def test_an_item_without_a_winner_is_the_worst_there_is_where_ratings_leave_the_unit_interval():
+    """A member that often has no answer gains nothing by it: no answer to a negated error count is not 0, the best."""
+    n = 40
+    answers = [["x" if i % 2 else None, "y"] for i in range(n)]
+    run = table(answers, scores=[[-5.0, -3.0]] * n, models=("a", "b"), score_kind="human_mqm_negated")
+    fitted = fit_weights(run, run.pool(), splits=4)
+    assert (fitted.apparent_delta, fitted.delta) == (0.0, 0.0)  # b decides wherever it may, and is the best single
+    assert fitted.weights["b"] > fitted.weights["a"]
+
+
+@pytest.mark.parametrize("scores", [(0.4, 0.6), (-5.0, -3.0)])
+def test_a_setting_without_a_winner_scores_as_in_a_comparison(scores):
+    """Shares without an answer are 0, other ratings the worst one seen."""
+    answers = [["x" if i % 2 else None, f"y{i}"] for i in range(20)]
+    run = table(answers, scores=[scores] * 20, models=("a", "b"), score_kind="rating")
+    weights = {"a": 1.0, "b": 0.0}
+    read = Tuner(run).read(Setting(strategy="weighted_consensus", weights=weights))
+    told = compare(run, [WeightedConsensus(weights)], samples=10, splits=2).strategies[0]
+    assert read.score == pytest.approx(told.score) == pytest.approx((scores[0] + (0 if scores[0] > 0 else -5)) / 2)

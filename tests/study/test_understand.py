@@ -26,7 +26,6 @@ from workbench.study.understand import (
     agreement_matrix,
     by_group,
     error_correlation,
-    holm,
     label_first,
     model_values,
     reliability_of,
@@ -426,14 +425,6 @@ def test_a_run_of_one_category_is_refused():
         assert refused.code == "data.no_groups"
 
 
-def test_holm_corrects_step_by_step():
-    """By hand: the smallest times 5, the next times 4 and so on, none less than the one before, none above 1."""
-    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
-    assert holm([0.6, 0.01, 0.01]) == pytest.approx([0.6, 0.03, 0.03])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    assert holm([]).tolist() == []
-
-
 def test_sign_flips_of_wins_and_losses_are_mcnemars_exact_test():
     """9 won and 2 lost of 20: p = 2 P(X <= 2), X binomial with 11 and 1/2; 134 / 2048."""
     differences = np.array([[1.0] * 9 + [-1.0] * 2 + [0.0] * 9, [0.0] * 20]).T
@@ -467,6 +458,13 @@ def test_the_reliability_of_a_vote_is_counted_by_hand():
         "strategy": "majority_voting",
         "expected_calibration_error": pytest.approx((0 + 4 * (2 / 3 - 1 / 2) + 0) / 6),
     }
+
+
+def test_the_reliability_of_a_choice_by_quality_goes_by_the_quality_on_other_items():
+    """The best of three is a, right on five of six: alone with its answer on four, with another on one, all on one."""
+    found = reliability_of(table(SIX), BestOfN(), bins=3)
+    assert [(b.items, round(b.confidence, 9)) for b in found] == [(4, round(1 / 3, 9)), (1, round(2 / 3, 9)), (1, 1.0)]
+    assert sum(b.items * b.right.value for b in found) == pytest.approx(5)
 
 
 @pytest.mark.parametrize("n", [6, 40])
@@ -645,3 +643,20 @@ def _shares_by_subset(answers: Answers) -> list[float]:
         for k, j in enumerate(order):
             gained[j] += worth[tuple(sorted(order[: k + 1]))] - worth[tuple(sorted(order[:k]))]
     return [g / math.factorial(m) for g in gained]
+
+
+@pytest.mark.parametrize("given", [None, 5, "x", object()], ids=["none", "number", "text", "object"])
+@pytest.mark.parametrize("look", [model_values, error_correlation, agreement_matrix, spread_curve, by_group])
+def test_what_is_no_table_is_refused(look, given):
+    """A run has its table in `run.table`."""
+    with pytest.raises(LLMValidationError) as caught:
+        look(given)
+    assert caught.value.code == "validation.table"
+
+
+@pytest.mark.parametrize("look", [warn_without_labels, lambda pool: label_first(pool, 1)])
+def test_what_is_no_pool_is_refused(look):
+    """A run has its pool in `run.pool`."""
+    with pytest.raises(LLMValidationError) as caught:
+        look(None)
+    assert caught.value.code == "validation.pool"

@@ -11,16 +11,16 @@ discounts all arms, also those it tells nothing about; the mean is that of a Bet
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from workbench.decide.weights import Weights, closest
+from workbench.decide.weights import Weights, closest, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse
 
+MOST = 1e15  # of a count: the sum of larger ones with 1 is not exact
 _LEAST = 1e-300  # of a share before it is bounded: one that underflows to 0 could not be raised to the floor
 
 
@@ -67,8 +67,11 @@ class AdaptiveWeights:
 
     def _number(self, name: str) -> float:
         value = getattr(self, name)
-        known = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return float(value) if known else math.nan
+        return float(value) if is_finite(value) else math.nan
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The evidence cannot be changed, and what stands in for it can be neither copied nor pickled.
+        return type(self), (self.base, self.discount, self.floor, self.ceiling, self.prior, dict(self.evidence))
 
     def __call__(self, quality: Mapping[str, float]) -> Self:
         """`update`, as the log calls a policy."""
@@ -114,8 +117,7 @@ class AdaptiveWeights:
                     f"feedback names {model!r}, which is not among {', '.join(self.base)}",
                     f"did you mean {hint!r}?" if hint else None,
                 )
-            number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
-            if not 0 <= number <= 1:
+            if not is_finite(value) or not 0 <= value <= 1:
                 raise _bad_feedback(f"quality of {model!r} is {value!r:.40}, not a number in [0, 1]")
 
 
@@ -151,10 +153,10 @@ def _bounded(raw: Sequence[float], low: float, high: float) -> list[float]:
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
-    """Two finite numbers, or None for anything else."""
+    """Two finite numbers of at most MOST, or None for anything else."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         return None
-    known = all(isinstance(v, numbers.Real) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+    known = all(is_finite(v) and v <= MOST for v in value)
     return (float(value[0]), float(value[1])) if known else None
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,7 @@ FLOOR = 1e-10  # no probability falls to 0: what one step takes for impossible, 
 NEVER = -1e300  # log of no chance at all; unlike -inf it gives 0 when multiplied by 0
 TIE = 1e-9
 ITERATIONS, TOLERANCE = 100, 1e-5
+CELLS = 1 << 25  # of a table, at most: 256 MB, of which a fit holds several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,10 @@ class _Sheet:
 
     @classmethod
     def of(cls, votes: Codes) -> _Sheet:
-        v = np.asarray(votes)
+        try:
+            v = np.asarray(votes)
+        except ValueError as error:
+            raise _misshapen("votes have rows of different lengths") from error
         if v.ndim != 2 or not np.issubdtype(v.dtype, np.integer):
             raise _misshapen(f"votes are {v.ndim}-dimensional {v.dtype}, not items x models of whole numbers")
         item, model = np.nonzero(v >= 0)
@@ -194,7 +199,10 @@ class _Sheet:
         return int(self.code.max())
 
     def support(self, k: int) -> Floats:
-        """Votes of every code, rows x k."""
+        """Votes of every code, rows x k. Raises LLMValidationError validation.votes where that is more than CELLS."""
+        if (size := len(self.rows) * k) > CELLS:
+            found = f"codes up to {self.highest} on {len(self.rows)} items, which is {size:.4g} cells"
+            raise _unusable(f"votes hold {found}", "number the answers of each item from 0 without gaps")
         counts = np.bincount(self.item * k + self.code, minlength=len(self.rows) * k)
         return counts.reshape(-1, k).astype(np.float64)
 
@@ -229,8 +237,10 @@ def _climb(
     The bound is the expected log-probability of votes and answers plus the posterior's entropy, with the log prior of
     an item `counted` times. Once makes it the evidence lower bound; it decides only when to stop.
     """
-    if iterations < 1:
-        raise _unusable(f"{iterations} iterations fit nothing", "allow at least 1 iteration")
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise _unusable(f"{iterations!r:.40} iterations fit nothing", "allow at least 1 iteration")
+    if not is_finite(tolerance) and tolerance != -math.inf:
+        raise _unusable(f"the tolerance {tolerance!r:.40} ends nothing", "use a number such as 1e-5, or -inf for never")
     found, posterior, last, done, converged = maximise(shares), shares, -math.inf, 0, False
     while done < iterations and not converged:
         posterior, _ = _normalised(found)
@@ -302,25 +312,46 @@ def _coins(sheet: _Sheet, support: Floats, widths: Floats, shared: bool) -> Call
 
 
 def _class_count(sheet: _Sheet, classes: int | None) -> int:
+    if classes is not None and (not isinstance(classes, int | np.integer) or not is_finite(classes)):
+        raise LLMValidationError(
+            f"classes is {classes!r:.40}, not a whole number",
+            code="validation.classes",
+            next_step=f"pass classes={sheet.highest + 1} or more, or leave it out",
+        )
     if classes is not None and classes <= sheet.highest:
         raise LLMValidationError(
             f"votes name class {sheet.highest}, beyond the {classes} classes 0..{classes - 1}",
             code="validation.classes",
             next_step=f"pass classes={sheet.highest + 1} or more, or number the classes from 0",
         )
-    return sheet.highest + 1 if classes is None else classes
+    k = sheet.highest + 1 if classes is None else int(classes)
+    if (size := k * k * sheet.models) > CELLS:
+        raise LLMValidationError(
+            f"the confusion matrices of {sheet.models} models over {k:.4g} classes have {size:.4g} cells",
+            code="validation.classes",
+            next_step="number the classes from 0 without gaps, or use one_coin, which needs no confusion matrices",
+        )
+    return k
 
 
 def _groups(sheet: _Sheet, annotators: Sequence[int] | None) -> Indices:
-    groups = np.arange(sheet.models) if annotators is None else np.asarray(annotators, dtype=np.intp)
-    if groups.shape != (sheet.models,) or groups.min() < 0:
-        raise _misshapen(f"annotators {groups.tolist()} do not number the {sheet.models} columns from 0")
+    if annotators is None:
+        return np.arange(sheet.models)
+    try:
+        groups = np.asarray(annotators, dtype=np.intp)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _misshapen(f"annotators {annotators!r:.80} are not whole numbers") from error
+    if groups.shape != (sheet.models,) or groups.min() < 0 or groups.max() >= sheet.models:
+        raise _misshapen(f"annotators {groups.tolist()!r:.80} do not number the {sheet.models} columns from 0")
     return groups
 
 
 def _widths(sheet: _Sheet, width: Width, shared: bool = False) -> Floats:
     """The possible answers of each of the N items."""
-    given = np.asarray(width, dtype=np.float64)
+    try:
+        given = np.asarray(width, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _misshapen(f"width {width!r:.80} is no number, and no list of them") from error
     if given.shape not in ((), () if shared else (sheet.items,)):
         wanted = "one number" if shared else f"one number, or one for each of {sheet.items} items"
         raise _misshapen(f"width has the shape {given.shape}, not {wanted}")

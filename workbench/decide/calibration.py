@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Curve = tuple[tuple[float, float], ...]
 Calibration = Literal["temperature", "isotonic"]
 
+MOST_BINS = 10_000
 EDGE = 1e-3  # confidences are kept this far from 0 and 1, whose logit is infinite: one error must not cost everything
 COLDEST, HOTTEST = 0.01, 100.0  # temperatures
 
@@ -48,8 +49,8 @@ def reliability(confidence: Floats, right: Floats, bins: int = 10) -> Reliabilit
     networks", section 2.
     """
     c, y = _checked(confidence, right)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise _refused(f"{bins!r} bins", "use a whole number from 1, such as 10")
+    if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
+        raise _refused(f"{bins!r:.60} bins", f"use a whole number from 1 to {MOST_BINS}, such as 10")
     edges = np.arange(bins + 1) / bins
     place = np.maximum(np.searchsorted(edges, c, side="left") - 1, 0)
     count = np.bincount(place, minlength=bins)

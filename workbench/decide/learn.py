@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.decide.pool import softmax
+from workbench.decide.pool import Pool, nothing_to_learn, softmax
 from workbench.decide.votes import Ballots, Floats
+from workbench.decide.weights import LARGEST
 from workbench.errors import LLMValidationError
 
 STEPS, ENOUGH = 50, 1e-8
@@ -33,14 +34,45 @@ def worth_of_members(ballots: Ballots, values: Floats) -> Floats:
     return np.where(codes >= 0, found, np.nan)
 
 
+def worth_of_nothing(values: Floats) -> float:
+    """What no answer is worth: 0 where known values lie within [0, 1], as shares of being right do, else the least."""
+    least = float(np.nanmin(values))
+    return 0.0 if least >= 0 and float(np.nanmax(values)) <= 1 else least
+
+
 def gold_codes(values: Floats) -> NDArray[np.intp]:
     """The code of each item's right answer, -1 where no answer given is right or nobody knows."""
     right = values == 1.0
     return np.where(right.any(axis=1), right.argmax(axis=1), -1)
 
 
-def check_fractions(name: str, values: Floats) -> None:
-    """Refuse values outside [0, 1] where a strategy reads them as shares of being right."""
+def check_values(name: str, pool: Pool, values: Floats) -> None:
+    """Refuse what are no values of the answers of a pool: N x width numbers within +-LARGEST, NaN unknown."""
+    if not isinstance(pool, Pool):
+        raise LLMValidationError(
+            f"{name} is fitted on a pool, and found a {type(pool).__name__}",
+            code="fit.values",
+            next_step="use run.fit(policy), or fit(run.pool, run.table.values())",
+        )
+    wanted, kind = (len(pool), pool.ballots.width), getattr(values, "dtype", None)
+    if not isinstance(values, np.ndarray) or values.shape != wanted or values.dtype.kind not in "fiu":
+        found = f"{kind} of shape {values.shape}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
+        raise LLMValidationError(
+            f"{name} needs values of the shape {wanted}, one number an answer, and found {found}",
+            code="fit.values",
+            next_step="use run.fit(policy), or fit(run.pool, run.table.values())",
+        )
+    if (np.abs(values) > LARGEST).any():
+        raise LLMValidationError(
+            f"{name} found values beyond {LARGEST:g}, which cannot be added up",
+            code="fit.values",
+            next_step="scale the scores, and leave items without a finite one out",
+        )
+
+
+def check_fractions(name: str, pool: Pool, values: Floats) -> None:
+    """Refuse values outside [0, 1] where a strategy reads them as shares of being right; and what check_values does."""
+    check_values(name, pool, values)
     known = values[~np.isnan(values)]
     if known.size and not (known.min() >= 0 and known.max() <= 1):
         raise LLMValidationError(
@@ -50,17 +82,31 @@ def check_fractions(name: str, values: Floats) -> None:
         )
 
 
-def log_odds(right: Floats, asked: Floats, options: float) -> Floats:
-    """log(p (K - 1) / (1 - p)) of each member, with p = (right + 1/2) / (asked + 1); below 0 for one worse than chance.
+def all_known(pool: Pool, values: Floats) -> NDArray[np.intp]:
+    """The items that have an answer, and none of unknown value."""
+    return np.flatnonzero(pool.present.any(axis=1) & ~(np.isnan(values) & pool.present).any(axis=1))
 
-    right, asked: M counts. options: K > 1, the number of answers that errors spread over.
-    Source: Nitzan & Paroush 1982 for K = 2; Jeffreys 1946 for the half.
+
+def competence(name: str, pool: Pool, values: Floats) -> tuple[Floats, float]:
+    """Share right of each member, M in (0, 1), and the number of answers that errors spread over.
+
+    A share is (right + 1/2) / (asked + 1), of its answers of known value, which must lie in [0, 1].
+    Raises LLMValidationError fit.items, fit.values. Source: Jeffreys 1946 for the half.
     """
-    return log_odds_of((right + 0.5) / (asked + 1.0), options)
+    check_fractions(name, pool, values)
+    worth = worth_of_members(pool.ballots, values)
+    asked = (~np.isnan(worth)).sum(axis=0)
+    if not asked.any():
+        raise nothing_to_learn(name, f"none of {len(pool)} items has an answer of known value")
+    wrong = np.where(worth < 1, pool.ballots.codes, -1)  # not those of unknown value, nor a second right answer
+    return (np.nansum(worth, axis=0) + 0.5) / (asked + 1.0), effective_options(wrong, gold_codes(values))
 
 
-def log_odds_of(p: Floats, options: float) -> Floats:
-    """log(p (K - 1) / (1 - p)) for probabilities within (0, 1) of being right, among K > 1 options."""
+def log_odds(p: Floats, options: float) -> Floats:
+    """log(p (K - 1) / (1 - p)) for probabilities p within (0, 1) of being right; below 0 for one worse than chance.
+
+    options: K > 1, the number of answers that errors spread over. Source: Nitzan & Paroush 1982 for K = 2.
+    """
     return np.asarray(np.log(p) - np.log1p(-p) + np.log(options - 1.0))
 
 

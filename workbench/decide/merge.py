@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 from workbench.decide.quorum import best, nobody
-from workbench.decide.weights import Weights, check_members, check_models, check_weights, units_of
+from workbench.decide.weights import Weights, check_members, check_models, check_weights, is_finite, units_of
 from workbench.errors import LLMOrchestratorError, LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -63,6 +63,7 @@ class WeightedConsensus:
 
     def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
         """The merged answer; raises LLMValidationError on unusable input, LLMOrchestratorError when nothing is left."""
+        check_contributions(contributions)
         if self.weights is not None and contributions:
             check_members(self.weights, [c.model for c in contributions])
             contributions = [replace(c, weight=float(self.weights[c.model])) for c in contributions]
@@ -107,9 +108,9 @@ def check_threshold(threshold: float | None) -> None:
     """Refuse a quality threshold that is not a number in [0, 1]."""
     if threshold is None:
         return
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+    if not is_finite(threshold) or not 0 <= threshold <= 1:
         raise LLMValidationError(
-            f"quality threshold {threshold!r} is not in [0, 1]",
+            f"quality threshold {threshold!r:.60} is not in [0, 1]",
             code="validation.threshold",
             next_step="use a number from 0 to 1, or None to keep every contribution",
         )
@@ -117,12 +118,13 @@ def check_threshold(threshold: float | None) -> None:
 
 def prepare(contributions: Sequence[ModelContribution], threshold: float | None) -> list[ModelContribution]:
     """The contributions sorted by model, filtered by quality, after every check of the input."""
+    check_contributions(contributions)
     check_models([c.model for c in contributions])
     check_weights({c.model: c.weight for c in contributions})
     for c in contributions:
-        if c.quality is not None and not 0 <= c.quality <= 1:
+        if c.quality is not None and not (is_finite(c.quality) and 0 <= c.quality <= 1):
             raise LLMValidationError(
-                f"quality of {c.model!r} is {c.quality}, not in [0, 1]",
+                f"quality of {c.model!r} is {c.quality!r:.60}, not in [0, 1]",
                 code="validation.quality",
                 next_step="scale the estimate to [0, 1], or pass None when it is unknown",
             )
@@ -133,6 +135,16 @@ def prepare(contributions: Sequence[ModelContribution], threshold: float | None)
             next_step="compare single models by score, or use a recording that keeps the responses",
         )
     return _filtered(sorted(contributions, key=lambda c: c.model), threshold)
+
+
+def check_contributions(contributions: object) -> None:
+    """Refuse what is no sequence of contributions."""
+    if not isinstance(contributions, Sequence) or not all(isinstance(c, ModelContribution) for c in contributions):
+        raise LLMValidationError(
+            f"contributions are {contributions!r:.80}, not a list of ModelContribution",
+            code="validation.contributions",
+            next_step="pass a list with one ModelContribution a member",
+        )
 
 
 def _is_failed(c: ModelContribution) -> bool:
@@ -211,7 +223,7 @@ def conclude(
         answer=answer,
         tied=tuple(tied),
         strategy=name,
-        confidence=agreement * heard / asked if answer is not None else 0.0,
+        confidence=min(agreement, agreement * heard / asked) if answer is not None else 0.0,  # but for rounding
         agreement=agreement,
         contributions=tuple(parts),
     )

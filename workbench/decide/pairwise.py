@@ -16,10 +16,14 @@ from statistics import NormalDist
 import numpy as np
 
 from workbench.decide.annotators import FLOOR, Codes, Floats, Indices, Width, one_coin
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 
+MOST_MODELS = 100  # 4,950 pairs, and an accuracy fitted for each of 100 models left out: seconds
 FEWEST_MODELS = 4  # the agreements of three models just fix their accuracies: nothing is left to test
 ROUNDING = 1e-12  # of a sum of logarithms, relative
+MOST_GAMES = 1e15  # of a pair, and largest penalty: floats count no further one by one
+_LOST = "some wins are too small beside the others for floats to tell their strengths"
 EXACT_ITERATIONS, EXACT_TOLERANCE = 1000, 1e-9  # a test wants the maximum itself, far within its standard error
 
 
@@ -36,7 +40,7 @@ def error_correlation(correct: Floats) -> Floats:
     >>> float(error_correlation(np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))[0, 1].round(4))
     0.5774
     """
-    c = np.asarray(correct, dtype=np.float64)
+    c = _numbers("validation.correct", correct)
     if c.ndim != 2:
         raise _refused("validation.shape", f"correctness has {c.ndim} dimensions, not 2", "pass items x models")
     known = ~np.isnan(c)
@@ -87,8 +91,14 @@ def excess_agreement(codes: Codes, *, width: Width) -> PairAgreement:
     Raises LLMValidationError as one_coin does, and validation.models for fewer than 4 models.
     Source: M-estimation, Huber 1967; information as the outer product of scores, Berndt, Hall, Hall & Hausman 1974.
     """
-    votes = np.asarray(codes)
+    try:
+        votes = np.asarray(codes)
+    except ValueError as ragged:
+        raise _refused("validation.shape", "votes have rows of different lengths", "pass items x models") from ragged
     m = votes.shape[-1] if votes.ndim == 2 else 0
+    if m > MOST_MODELS:
+        found = f"{m} models have {m * (m - 1) // 2} pairs; {MOST_MODELS} models are tested at most"
+        raise _refused("validation.models", found, f"pass the votes of up to {MOST_MODELS} models")
     if m < FEWEST_MODELS:
         found = f"{m} models leave nothing to test: their agreements just fix their accuracies"
         raise _refused("validation.models", found, f"pass the votes of {FEWEST_MODELS} models or more, items x models")
@@ -180,8 +190,14 @@ def bradley_terry(
     >>> bradley_terry(np.array([[0, 3], [1, 0]])).round(4).tolist()
     [0.5493, -0.5493]
     """
-    w = np.asarray(wins, dtype=np.float64)
+    w = _numbers("validation.wins", wins)
     _check_wins(w, alpha, models)
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or not is_finite(tolerance):
+        raise _refused(
+            "validation.convergence",
+            f"{iterations!r:.40} iterations to a tolerance of {tolerance!r:.40}",
+            "use numbers",
+        )
     k, games = len(w), w + w.T
     strengths, value, size = np.zeros(k), _penalised(w, np.zeros(k), alpha), math.inf
     for _ in range(iterations):
@@ -189,7 +205,12 @@ def bradley_terry(
         gradient = (w * p.T - w.T * p).sum(axis=1) - 2 * alpha * strengths
         spread = games * p * p.T
         # 1 / k everywhere fixes what the games leave open: adding one number to all strengths.
-        step = np.linalg.solve(np.diag(spread.sum(axis=1) + 2 * alpha) - spread + 1 / k, gradient)
+        try:
+            step = np.linalg.solve(np.diag(spread.sum(axis=1) + 2 * alpha) - spread + 1 / k, gradient)
+        except np.linalg.LinAlgError as error:
+            raise _refused(
+                "validation.convergence", _LOST, "set alpha above 0, or count wins in whole games"
+            ) from error
         while (found := _penalised(w, strengths + step, alpha)) < value - ROUNDING * abs(value):
             step = step / 2  # beyond the maximum
         strengths, value, size = strengths + step, found, float(np.abs(step).max())
@@ -212,14 +233,18 @@ def _check_wins(wins: Floats, alpha: float, models: Sequence[str] | None) -> Non
         raise _refused(
             "validation.wins", f"wins have the shape {wins.shape}, not k x k with k >= 2", "one row and column a model"
         )
+    if wins.max() > MOST_GAMES:
+        raise _refused("validation.wins", f"wins hold {wins.max():g} games", "count games, or scale the wins down")
     if not (np.isfinite(wins) & (wins >= 0)).all() or wins.diagonal().any():
         found = "wins hold a number below 0, one that is not finite, or a game of a model with itself"
         raise _refused("validation.wins", found, "count the games that each row won against each column")
-    if not math.isfinite(alpha) or alpha < 0:
+    if not is_finite(alpha) or not 0 <= alpha <= MOST_GAMES:
         raise _refused(
-            "validation.penalty", f"alpha is {alpha}, not a finite number >= 0", "use 0 for maximum likelihood"
+            "validation.penalty", f"alpha is {alpha!r:.40}, not a finite number >= 0", "use 0 for maximum likelihood"
         )
-    names = [str(i) for i in range(len(wins))] if models is None else list(models)
+    if models is not None and (isinstance(models, str) or not isinstance(models, Sequence)):
+        raise _refused("validation.models", f"the names of the models are {models!r:.80}", "name every row, in order")
+    names = [str(name) for name in (range(len(wins)) if models is None else models)]
     if len(names) != len(wins):
         raise _refused(
             "validation.models", f"{len(names)} names for {len(wins)} rows of wins", "name every row, in order"
@@ -276,6 +301,8 @@ def position_swapped(verdicts: Sequence[PairVerdict]) -> SwappedVerdicts:
     Source: Zheng et al. 2023, "Judging LLM-as-a-Judge", section 3.4.
     """
     told: dict[tuple[str, str, str], PairVerdict] = {}
+    if not isinstance(verdicts, Sequence) or not all(map(_is_verdict, verdicts)):
+        raise _refused("validation.verdicts", f"verdicts are {verdicts!r:.80}", "pass a list of PairVerdict of names")
     for v in verdicts:
         shown = (v.item_id, v.first, v.second)
         if v.first == v.second or v.winner not in (v.first, v.second, None):
@@ -307,8 +334,19 @@ def position_swapped(verdicts: Sequence[PairVerdict]) -> SwappedVerdicts:
     )
 
 
+def _is_verdict(v: object) -> bool:
+    return isinstance(v, PairVerdict) and isinstance(v.first, str) and isinstance(v.second, str)
+
+
 def _shown(v: PairVerdict) -> str:
     return f"{v.first} before {v.second}" + (f" on item {v.item_id}" if v.item_id else "")
+
+
+def _numbers(code: str, given: object) -> Floats:
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _refused(code, f"{given!r:.80} are no rows of numbers", "pass a table of numbers, row by row") from error
 
 
 def _refused(code: str, found: str, next_step: str) -> LLMValidationError:

@@ -34,17 +34,17 @@ POLICIES: Mapping[str, type[Merge]] = MappingProxyType({str(made.name): made for
 
 def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:
     """The built-in strategy called `name` with `params`, as the log stores them."""
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise LLMValidationError(
-            f"merge strategy {name!r} is not one of {', '.join(POLICIES)}",
+            f"merge strategy {name!r:.60} is not one of {', '.join(POLICIES)}",
             code="validation.strategy",
-            next_step=f"use {closest(name, POLICIES) or 'majority_voting'}, or pass a policy object",
+            next_step=f"use {closest(str(name), POLICIES) or 'majority_voting'}, or pass a policy object",
         )
     try:
         return POLICIES[name](**dict(params or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise LLMValidationError(
-            f"{name} does not take the parameters {sorted(params or {})}: {error}",
+            f"{name} does not take the parameters {params!r:.80}: {error!s:.120}",
             code="validation.strategy",
             next_step=f"see the fields of workbench.{POLICIES[name].__name__}",
         ) from error

@@ -107,17 +107,9 @@ class Pool:
     def take(self, rows: Rows) -> Pool:
         """The pool of some items, by mask or index; a mask is as long as the pool."""
         index = np.arange(len(self))[rows]
-        b = self.ballots
-        part = replace(
-            b,
-            codes=b.codes[index],
-            answers=tuple(b.answers[i] for i in index),
-            quality=b.quality[index],
-            failed=b.failed[index],
-        )
         return replace(
             self,
-            ballots=part,
+            ballots=self.ballots.take(index),
             texts=tuple(self.texts[i] for i in index),
             groups=tuple(self.groups[i] for i in index),
             cost_usd=self.cost_usd[index],
@@ -199,7 +191,7 @@ def outcome_of(ballots: Ballots, share: Floats, *, voting: NDArray[np.bool_] | N
         winner=winner,
         tied=tied,
         agreement=agreement,
-        confidence=agreement * heard.sum(axis=1) / m,
+        confidence=np.minimum(agreement, agreement * heard.sum(axis=1) / m),  # but for rounding
         chosen=chosen,
     )
 

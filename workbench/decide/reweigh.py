@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from workbench.decide.pool import Rows, votes_for
 from workbench.decide.votes import Ballots, Codes, Floats, units
-from workbench.decide.weights import SCALE, check_members, check_weights
+from workbench.decide.weights import LARGEST, SCALE, check_members, check_weights, is_finite
 from workbench.errors import LLMValidationError
 
 Weighting = Mapping[str, float] | Sequence[float] | Floats
@@ -30,6 +30,7 @@ Counts = NDArray[np.unsignedinteger[Any]]
 
 CELLS = 1 << 17  # supports held at once: 1 MB, so that they stay in a cache close to the processor
 VECTORS = 5_000_000  # of a grid, at most
+NUMBERS = 100_000_000  # in the vectors of a grid, at most: 800 MB
 PADDING = 1 / 4  # cells without an answer, at most, in exchange for fewer calls of numpy
 # Rounding to units moves the difference of two supports by half a unit per member at most, and a tie is a difference
 # of at most one unit per member. The largest support is 1 to M times the weight of the heaviest voter.
@@ -84,6 +85,8 @@ class Landscape:
         answer of a kept item has no finite value, or `missing` is none).
         """
         n, width = len(ballots.codes), ballots.width
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise _misshapen(f"values are {values!r:.80}, not an array of numbers", "use ballots.values()")
         if values.shape != (n, width):
             raise _misshapen(f"values have the shape {values.shape}, the ballots {(n, width)}", "use ballots.values()")
         kept = slice(None) if rows is None else rows
@@ -94,12 +97,14 @@ class Landscape:
         first, number = _distinct(renamed + 1, range(2, codes.shape[1] + 2))
         item, code = np.nonzero(place >= 0)
         given = worth[item, code]
+        if np.abs(given[np.isfinite(given)]).max(initial=0.0) > LARGEST:
+            raise _unknown(f"an answer is worth more than {LARGEST:g}, which cannot be added up", "scale the values")
         if unknown := len(set(item[~np.isfinite(given)].tolist())):
             raise _unknown(
                 f"{unknown} of {len(codes)} items have an answer without a finite value", "leave them out by rows"
             )
-        if not math.isfinite(missing):
-            raise _unknown(f"an item without a winner would score {missing}", "let missing be a finite number")
+        if not is_finite(missing) or abs(missing) > LARGEST:
+            raise _unknown(f"an item without a winner would score {missing!r:.40}", "let missing be a finite number")
         total = np.bincount(number[item] * width + place[item, code], weights=given, minlength=len(first) * width)
         blocks, patterns = _parted(renamed[first], np.bincount(number), np.asarray(total.reshape(-1, width)))
         return cls(
@@ -200,14 +205,19 @@ def simplex(models: int, step: float) -> Floats:
     >>> simplex(2, 0.5).tolist()
     [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
     """
-    if models < 1:
+    if isinstance(models, bool) or not isinstance(models, int) or not 1 <= models <= NUMBERS:
         raise LLMValidationError(
-            f"a grid of weights for {models} models", code="validation.models", next_step="ask for at least one model"
+            f"a grid of weights for {models!r:.40} models",
+            code="validation.models",
+            next_step="ask for at least one model, and no more than the run has",
         )
-    steps = round(1 / step) if 1 / VECTORS <= step <= 1 else 0
+    steps = round(1 / step) if is_finite(step) and 1 / VECTORS <= step <= 1 else 0
     if not steps or abs(steps * step - 1) > 1e-9:
-        raise _bad_step(f"the step {step!r} does not part 1 into equal pieces", "use 1 divided by a whole number")
-    if (size := math.comb(steps + models - 1, models - 1)) > VECTORS:
+        raise _bad_step(f"the step {step!r:.40} does not part 1 into equal pieces", "use 1 divided by a whole number")
+    few = min(steps, models - 1)
+    # From 30 on there are more than 10**17, and to count them takes long.
+    size = math.comb(steps + models - 1, few) if few < 30 else math.inf
+    if size > min(VECTORS, NUMBERS // models):
         raise _bad_step(
             f"{models} models at the step {step!r} make {size} vectors", "use a larger step or fewer models"
         )

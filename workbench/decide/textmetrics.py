@@ -134,16 +134,21 @@ def pairwise(texts: Sequence[str], metric: str = "chrf") -> Floats:
     >>> pairwise(["a b", "a c", "a b"], "rouge_1").tolist()
     [[1.0, 0.5, 1.0], [0.5, 1.0, 0.5], [1.0, 0.5, 1.0]]
     """
-    if not isinstance(metric, str) or metric not in _TABLES:
+    check_metric(metric)
+    distinct = list(dict.fromkeys(_texts("texts", texts)))
+    place = {text: row for row, text in enumerate(distinct)}
+    rows = [place[text] for text in texts]
+    return _TABLES[metric](distinct)[np.ix_(rows, rows)] if rows else np.zeros((0, 0))
+
+
+def check_metric(metric: object) -> None:
+    """Refuse what is no name of METRICS."""
+    if not isinstance(metric, str) or metric not in METRICS:
         raise LLMValidationError(
             f"metric {metric!r:.60} is not one of {', '.join(METRICS)}",
             code="validation.metric",
             next_step=f"use {closest(str(metric), METRICS) or 'chrf'}",
         )
-    distinct = list(dict.fromkeys(_texts("texts", texts)))
-    place = {text: row for row, text in enumerate(distinct)}
-    rows = [place[text] for text in texts]
-    return _TABLES[metric](distinct)[np.ix_(rows, rows)] if rows else np.zeros((0, 0))
 
 
 # -- what is given

@@ -8,7 +8,7 @@ move. Supports are the same integer units as in merge.py: both forms give equal 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,13 @@ class Ballots:
         quality: Floats | None = None,
         failed: NDArray[np.bool_] | None = None,
     ) -> Ballots:
-        """Ballots of N items x M models from normalised answers, None where there is none.
+        """Ballots of N items x M models from normalised answers, None where there is none; one that failed has none.
 
         Raises LLMValidationError: validation.models (none, or one twice), validation.shape.
         """
-        check_models(list(models))
+        check_models(models)
+        if isinstance(answers, str) or not isinstance(answers, Sequence):
+            raise _misshapen(f"answers are {answers!r:.80}, not a list with a row for each item")
         shape = (len(answers), len(models))
         q = _shaped("quality", np.full(shape, np.nan) if quality is None else quality, shape)
         f = _shaped("failed", np.zeros(shape) if failed is None else failed, shape).astype(bool)
@@ -63,11 +65,14 @@ class Ballots:
         codes = np.full(shape, -1, dtype=np.int32)
         distinct: list[tuple[str, ...]] = []
         for i, row in enumerate(answers):
-            if len(row) != len(models):
-                raise _misshapen(f"item {i} has {len(row)} answers for {len(models)} models")
-            found = sorted({a for a in row if a is not None})
+            if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != len(models):
+                raise _misshapen(f"item {i} has the answers {row!r:.80} for {len(models)} models")
+            if strange := [a for a in row if a is not None and not isinstance(a, str)]:
+                raise _misshapen(f"an answer to item {i} is {strange[0]!r:.80}, not a text")
+            given = [None if down else a for a, down in zip(row, f[i].tolist(), strict=True)]
+            found = sorted({a for a in given if a is not None})
             place = {a: c for c, a in enumerate(found)}
-            codes[i] = [-1 if row[j] is None else place[str(row[j])] for j in order]
+            codes[i] = [-1 if (a := given[j]) is None else place[a] for j in order]
             distinct.append(tuple(found))
         return cls(
             models=tuple(models[j] for j in order),
@@ -78,14 +83,25 @@ class Ballots:
             width=max(1, int(codes.max(initial=-1)) + 1),
         )
 
+    def take(self, index: NDArray[np.intp]) -> Ballots:
+        """The ballots of some items, by index."""
+        return replace(
+            self,
+            codes=self.codes[index],
+            answers=tuple(self.answers[i] for i in index),
+            quality=self.quality[index],
+            failed=self.failed[index],
+        )
+
     def of_models(self, models: Sequence[str]) -> Ballots:
         """The ballots of some of the members, with the answers that they gave.
 
         Raises LLMValidationError validation.models for none, one twice, or one that is not among the members.
         """
+        check_models(models)
         if strange := [name for name in models if name not in self.models]:
             raise LLMValidationError(
-                f"{', '.join(strange)} is not among the members {', '.join(self.models)}",
+                f"{', '.join(strange)[:200]} is not among the members {', '.join(self.models)}",
                 code="validation.models",
                 next_step="name members of the run",
             )
@@ -123,7 +139,10 @@ def _misshapen(problem: str) -> LLMValidationError:
 
 
 def _shaped(name: str, array: object, shape: tuple[int, ...]) -> Floats:
-    made = np.asarray(array, dtype=np.float64)
+    try:
+        made = np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _misshapen(f"{name} holds what is no number: {error!s:.80}") from error
     if made.shape != shape:
         raise _misshapen(f"{name} has the shape {made.shape}, the answers have {shape}")
     return made
@@ -242,4 +261,5 @@ def _outcome(
     winner = np.where(won, tied.argmax(axis=1), -1).astype(np.int32)
     mine = np.where(won, support[np.arange(len(support)), np.maximum(winner, 0)], 0)
     agreement = mine / np.maximum(support.sum(axis=1), 1)
-    return Outcome(winner=winner, tied=tied, agreement=agreement, confidence=agreement * heard / asked, chosen=chosen)
+    confidence = np.minimum(agreement, agreement * heard / asked)  # but for rounding
+    return Outcome(winner=winner, tied=tied, agreement=agreement, confidence=confidence, chosen=chosen)

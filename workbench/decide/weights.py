@@ -11,10 +11,12 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 from workbench.errors import LLMValidationError
 
 SCALE = 1_000_000_000
+LARGEST = 1e100  # of a score, a cost or a price: sums of squares of larger ones leave the range of floats
 
 
 class Signed(Mapping[str, float]):
@@ -32,7 +34,7 @@ class Signed(Mapping[str, float]):
     def _check(self, weights: Mapping[str, float]) -> None:
         check_numbers(weights)
         for model, weight in weights.items():
-            if not _is_finite(weight):
+            if not is_finite(weight):
                 raise _bad_weights(f"weight of {model!r} is {_shown(weight)}, not a finite number")
 
     def __getitem__(self, model: str) -> float:
@@ -68,23 +70,28 @@ def check_numbers(weights: Mapping[str, float]) -> None:
     if not isinstance(weights, Mapping):
         raise _bad_weights(f"weights are a {type(weights).__name__}, not a mapping from model to weight")
     for model, weight in weights.items():
+        if not isinstance(model, str):
+            raise _bad_weights(f"weights name {model!r:.60}, which is no model's name", "use the models' names as keys")
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-            raise _bad_weights(f"weight of {model!r} is {weight!r}, not a number")
+            raise _bad_weights(f"weight of {model!r} is {weight!r:.60}, not a number")
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
     """Refuse weights that are negative, not finite, not numbers, or all zero."""
     check_numbers(weights)
     for model, weight in weights.items():
-        if not _is_finite(weight) or weight < 0:
+        if not is_finite(weight) or weight < 0:
             raise _bad_weights(f"weight of {model!r} is {_shown(weight)}, not a finite number >= 0")
     if not any(weights.values()):
         raise _bad_weights(f"all {len(weights)} weights are zero, so no model could vote")
 
 
-def _is_finite(weight: float) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number that is finite as a float; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
     try:
-        return math.isfinite(weight) and math.isfinite(float(weight))
+        return math.isfinite(float(value))
     except OverflowError:  # an integer beyond the range of floats
         return False
 
@@ -112,7 +119,13 @@ def check_members(weights: Mapping[str, float], members: Iterable[str]) -> None:
 
 
 def check_models(models: Sequence[str]) -> None:
-    """Refuse an empty list of models, and a model that stands in it twice."""
+    """Refuse what is no list of models' names, an empty one, and a model that stands in it twice."""
+    if not isinstance(models, Sequence) or not all(isinstance(m, str) for m in models):
+        raise LLMValidationError(
+            f"models are {models!r:.80}, not a list of names",
+            code="validation.models",
+            next_step="name the models in a list, such as ['small', 'large']",
+        )
     if not models:
         raise LLMValidationError(
             "no contributions to merge", code="validation.models", next_step="name at least one model"

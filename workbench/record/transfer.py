@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from workbench.decide.weights import closest
+from workbench.decide.weights import LARGEST, closest
 from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import TASKS, Recorded
 from workbench.record.ingest import undo
@@ -230,10 +230,10 @@ def _rules() -> list[str]:
             "'and score are both missing, so nothing is recorded'",
         ),
         ("score_kind", f"score is not null and {_blank('score_kind')}", "'is missing beside a score'"),
-        ("score", "isnan(score) or isinf(score)", "'is not finite'"),
+        ("score", f"isnan(score) or abs(score) > {LARGEST:g}", f"'is not a finite number within {LARGEST:g}'"),
     ]
     rules += [
-        (c, f"{c} < 0 or isnan(cast({c} as double)) or isinf(cast({c} as double))", "'is not a number >= 0'")
+        (c, f"{c} < 0 or isnan(cast({c} as double)) or cast({c} as double) > {LARGEST:g}", "'is not a number >= 0'")
         for c in ("prompt_tokens", "completion_tokens", "latency_ms", "cost_usd")
     ]
     queries = [f"select row, '{column}', {text} from sound where {when}" for column, when, text in rules]

@@ -31,12 +31,13 @@ from workbench.session.bridge import run_sync
 from workbench.session.later import LaterLog
 from workbench.session.live import Live
 from workbench.session.metrics import Asking, EnsembleCounts, EnsembleMetrics, Role
-from workbench.session.resolve import Named, other_member
+from workbench.session.resolve import Named, check_kinds, other_member
 from workbench.session.settings import load_settings
 from workbench.study.run import Member
 
 QUALITY_THRESHOLD = 0.7
 FUSE_BELOW = 0.5
+MOST_SAMPLES = 1000  # draws of a model for one question
 BY_CALLER = "caller"  # who estimated a quality
 
 
@@ -80,6 +81,7 @@ class MultiModelEnsembler:
         transport: Any = None,
         **settings: Any,
     ) -> None:
+        check_kinds(models, executors=executors, params=params, quality=quality)
         functions = dict(executors or {})
         loaded = load_settings(overrides=settings)
         self._log = LaterLog(log, durability=loaded.settings.durability)
@@ -142,9 +144,9 @@ class MultiModelEnsembler:
         """The members with as many draws of each, and the number of each draw."""
         if samples is None:
             return list(members), [0] * len(members)
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= MOST_SAMPLES:
             raise LLMValidationError(
-                f"samples is {samples!r:.40}, not a whole number >= 1",
+                f"samples is {samples!r:.40}, not a whole number from 1 to {MOST_SAMPLES}",
                 code="validation.config",
                 next_step="use a number of draws such as 5, or leave it out for one",
             )
@@ -328,6 +330,12 @@ class MultiModelEnsembler:
         if self._judge is not None and isinstance(merge, PairwiseRanking):
             merge, asking.judged = await self._judge.ranked(world, merge, question, parts, self._max_pairs)
         merged = decide(world, merge, kind="merge", request_key=key, contributions=parts)
+        if not isinstance(merged, EnsembleResponse):
+            raise LLMValidationError(
+                f"{merge.name} made a {type(merged).__name__} of the contributions, not an EnsembleResponse",
+                code="validation.strategy",
+                next_step="let the strategy's __call__ return a workbench.EnsembleResponse",
+            )
         if self._aggregator is not None:
             asking.fusion = await self._aggregator.over(world, question, merged)
             merged = asking.fusion.merged
@@ -351,14 +359,15 @@ def _merge_of(
     strategy: str | Merge, weights: Mapping[str, float] | AdaptiveWeights | None, names: Sequence[str], *, judged: bool
 ) -> Merge:
     """The policy of an ensemble, ready to decide for its members."""
-    ranks = strategy == PairwiseRanking.name or isinstance(strategy, PairwiseRanking)
+    named = strategy if isinstance(strategy, str) else None
+    ranks = named == PairwiseRanking.name or isinstance(strategy, PairwiseRanking)
     if ranks != judged:
         raise LLMValidationError(
             f"the strategy is {getattr(strategy, 'name', strategy)!r:.60}, with {'a' if judged else 'no'} judge",
             code="validation.strategy",
             next_step="give judge=MODEL together with strategy='pairwise_ranking', or neither",
         )
-    merge = PairwiseRanking() if strategy == PairwiseRanking.name else as_merge(strategy)
+    merge = PairwiseRanking() if named == PairwiseRanking.name else as_merge(strategy)
     if isinstance(merge, Policy) and merge.threshold is not None:
         raise LLMValidationError(
             f"{merge.name} has a threshold of its own, {merge.threshold}",
@@ -374,7 +383,7 @@ def _merge_of(
     if isinstance(weights, AdaptiveWeights):
         check_members(weights.base, names)
         weights = weights.weights()
-    elif weights is None and strategy == WeightedConsensus.name:
+    elif weights is None and named == WeightedConsensus.name:
         weights = dict.fromkeys(names, 1.0)
     if isinstance(merge, WeightedConsensus) and weights is not None:
         merge = replace(merge, weights=weights)
@@ -400,9 +409,9 @@ def _check_question(query: object, threshold: float | None, answer_kind: object)
     check_threshold(threshold)
     if not isinstance(query, str) or not query.strip():
         raise LLMValidationError("the query is empty", code="validation.query", next_step="ask something")
-    if answer_kind is not None and answer_kind not in ANSWER_KINDS:
+    if answer_kind is not None and not (isinstance(answer_kind, str) and answer_kind in ANSWER_KINDS):
         raise LLMValidationError(
-            f"answer_kind {answer_kind!r} is not one of {', '.join(ANSWER_KINDS)}",
+            f"answer_kind {answer_kind!r:.60} is not one of {', '.join(ANSWER_KINDS)}",
             code="validation.answer_kind",
             next_step="use one of the kinds listed, or None to tell it from the query",
         )

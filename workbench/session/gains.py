@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.decide.policies import POLICIES, as_merge
+from workbench.errors import LLMValidationError
 from workbench.facts import Merge
 from workbench.record.log import Log
 from workbench.session.places import recordings, suites
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # One merges objects field by field, the other answers a part of the items: these are other questions.
+LONGEST = 9  # digits of the size of a pool
 DEFAULT = tuple(name for name in POLICIES if name not in ("field_wise", "selective"))
 
 
@@ -66,16 +68,40 @@ def gains_over(
 
     A pool that a run has too few models for is left out of that run, but for "all". told: is given a line before each.
     """
-    merges = [as_merge(s) for s in (DEFAULT if strategies is None else strategies)]
+    merges = merges_of(strategies)
     parts = []
     for run in runs:
-        for which in pools:
-            size = which.partition(":")[2]
+        for which in pools_of(pools):
+            size = which.partition(":")[2][:LONGEST]
             if size.isdecimal() and int(size) >= len(run.table.models):
                 continue
             told(f"{run.table.name}, {which}: {len(merges)} strategies over {splits} half splits ...")
             parts.append(study.gains_of(run.table, run.pool, merges, which=which, splits=splits, seed=seed))
     return Gains(study.together(parts))
+
+
+def merges_of(strategies: Sequence[Merge | str] | None) -> list[Merge]:
+    """The policies asked for, the default ones for None. Raises LLMValidationError validation.strategy."""
+    given = DEFAULT if strategies is None else [strategies] if isinstance(strategies, str) else strategies
+    if not isinstance(given, Sequence):
+        raise LLMValidationError(
+            f"strategies are {given!r:.60}, not a list",
+            code="validation.strategy",
+            next_step="pass names or policies in a list, such as ['majority_voting', Stacking()]",
+        )
+    return [as_merge(s) for s in given]
+
+
+def pools_of(pools: Sequence[str]) -> Sequence[str]:
+    """The pools asked for, as a list of texts. Raises LLMValidationError validation.pool."""
+    given = [pools] if isinstance(pools, str) else pools
+    if not isinstance(given, Sequence) or not all(isinstance(which, str) for which in given):
+        raise LLMValidationError(
+            f"pools are {pools!r:.60}, not a list of texts",
+            code="validation.pool",
+            next_step="pass a list such as ['all', 'top:3', 'closest:5']",
+        )
+    return given
 
 
 class Asks(Protocol):
@@ -99,8 +125,11 @@ class Asks(Protocol):
 async def finished_run(wb: Asks, name: str) -> Run:
     """The newest finished run of all models of a recording or suite; made where there is none."""
     known = {r["recording"] for r in wb.recordings()} | {*suites()}
-    if name not in known and (file := recordings() / f"{name}.parquet").is_file():
-        wb.import_file(file)
+    if isinstance(name, str) and name not in known:
+        # By the names of what is there: not every text may be a part of a path.
+        for file in recordings().glob("*.parquet"):
+            if file.stem == name:
+                wb.import_file(file)
     wanted = sorted(member.name for member in wb.plan(name).members)
     rows = wb.log.rows(
         "select run_id, models from runs where name = ? and status = 'finished' and source <> 'report' "

@@ -26,6 +26,26 @@ Named = str | Profile | Model
 POOL = ("simulated:strong", "simulated:medium", "simulated:weak")
 
 
+def check_kinds(models: object, **mappings: object) -> None:
+    """Refuse models that are no list, and what is neither a mapping nor left out.
+
+    Raises LLMValidationError validation.models, validation.config.
+    """
+    if isinstance(models, str | bytes) or not isinstance(models, Sequence):
+        raise LLMValidationError(
+            f"models are {models!r:.60}, not a list",
+            code="validation.models",
+            next_step="name the models in a list, such as ['small', 'large']",
+        )
+    for name, given in mappings.items():
+        if given is not None and not isinstance(given, Mapping):
+            raise LLMValidationError(
+                f"{name} are a {type(given).__name__}, not a mapping",
+                code="validation.config",
+                next_step=f"give {name} as a mapping by name, or leave them out",
+            )
+
+
 def unknown_model(name: str, known: Iterable[str], where: str) -> LLMRouterError:
     """The refusal of a name, with the closest one and all choices."""
     choices = list(known)

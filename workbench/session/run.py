@@ -132,11 +132,13 @@ class Run:
     def compare(self, *strategies: Merge | str, models: Sequence[str] | None = None, seed: int = 0) -> Comparison:
         """Every merge against the best single model: the run's own, those given, and the three built-in ones.
 
-        models: compare as if only these had been asked.
+        models: compare as if only these had been asked. What learns is fitted on other items than it is judged on, also
+        where it comes fitted.
         """
         wanted = [as_merge(s) for s in strategies]
-        own = [self.merge] if self.merge is not None else []
-        return self._compared(strategies_of(self.table, [*own, *wanted]), models, seed, given=bool(strategies))
+        own = [self.merge] if self.merge is not None and models is None else []
+        table = self.table if models is None else self.table.of_models(models)
+        return self._compared(strategies_of(table, [*own, *wanted]), models, seed, given=bool(strategies))
 
     def what_if(self, *strategies: Merge | str, models: Sequence[str] | None = None, seed: int = 0) -> Comparison:
         """The given merges of the recorded answers against the best single model; no call is made.

@@ -21,17 +21,18 @@ def find_suite(source: ReplaySource, name: str, score_kind: str | None) -> tuple
     if name in recorded:
         rows = source.recorded(name)
         return rows, suite_of(name, rows, score_kind=score_kind)
-    if name in bundled and score_kind not in (None, "correct"):
+    known = name in [*bundled]  # also a name that is none, and cannot be looked up
+    if known and score_kind not in (None, "correct"):
         raise LLMValidationError(
             f"{name} has scores of kind 'correct' only, not {score_kind!r}",
             code="validation.score_kind",
             next_step="leave score_kind out for a bundled suite",
         )
-    if name in bundled:
+    if known:
         return (), read_suite(bundled[name])
     hint = closest(str(name), [*recorded, *bundled])
     raise LLMRouterError(
-        f"unknown recording or suite {name!r}; recordings: {', '.join(recorded) or 'none'}; "
+        f"unknown recording or suite {name!r:.80}; recordings: {', '.join(recorded) or 'none'}; "
         f"suites: {', '.join(bundled)}",
         code="router.unknown_suite",
         next_step=f"did you mean {hint!r}?" if hint else "import it: workbench import FILE.parquet",

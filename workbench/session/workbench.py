@@ -23,7 +23,7 @@ from workbench.record.transfer import Imported, Recordings, import_files
 from workbench.session.bridge import run_sync
 from workbench.session.budgets import Budgets
 from workbench.session.claims import claimed, close_left_behind
-from workbench.session.gains import Gains, finished_run, gains_over
+from workbench.session.gains import Gains, finished_run, gains_over, merges_of, pools_of
 from workbench.session.later import ledger_in
 from workbench.session.live import Live
 from workbench.session.magic import remember
@@ -35,7 +35,7 @@ from workbench.session.settings import Loaded, load_settings
 from workbench.session.suites import find_suite
 from workbench.study.resume import Resumed, read_prior
 from workbench.study.run import Member, Plan, check_plan, ending_told, execute, member_spec, spec_of
-from workbench.study.stats import SPLITS, check_splits
+from workbench.study.stats import SPLITS, check_splits, drawn_by
 from workbench.study.suite import Suite
 from workbench.study.table import find_run
 
@@ -272,6 +272,8 @@ class Workbench:
         Raises as `run` does, and LLMValidationError validation.pool.
         """
         check_splits(splits)
+        drawn_by(seed)
+        strategies, pools = merges_of(strategies), pools_of(pools)  # a mistake is told before anything is asked
         runs = [await finished_run(self, name) for name in names]
         return gains_over(runs, pools, strategies, splits=splits, seed=seed, told=told)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import LLMValidationError
-from workbench.show.plots import BLUE, COLOURS, Mark, plain, rounded
+from workbench.show.plots import BLUE, COLOURS, Mark, ends, plain, rounded
 from workbench.show.tables import Table
 from workbench.study.gains import Gain, Gains, shown
 from workbench.study.summary import difference, unit_name
@@ -124,13 +124,7 @@ def _draw(figure: go.Figure, panel: Panel, at: int, told: set[str]) -> None:
             go.Scatter(
                 x=[m.value for m in marks],
                 y=[m.label for m in marks],
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [rounded(m.high - m.value) for m in marks],
-                    "arrayminus": [rounded(m.value - m.low) for m in marks],
-                    "thickness": 1.5,
-                },
+                error_x={**ends(marks), "thickness": 1.5},
                 mode="markers",
                 marker={"color": colour, "size": 9},
                 name=verdict,
@@ -143,13 +137,12 @@ def _draw(figure: go.Figure, panel: Panel, at: int, told: set[str]) -> None:
         )
         told.add(verdict)
     figure.add_vline(x=0, line_width=1, line_dash="dash", line_color=BLUE, row=at, col=1)
-    ends = [end for mark in panel.marks for end in (mark.low, mark.high)] + [0.0]
-    edge = 0.04 * (max(ends) - min(ends)) or 1.0
+    reached = [end for mark in panel.marks for end in (mark.low, mark.high)] + [0.0]
+    least, most = min(reached), max(reached)
+    edge = 0.04 * (most - least) or 1.0
     labels = [mark.label for mark in reversed(panel.marks)]
     figure.update_yaxes(categoryorder="array", categoryarray=labels, row=at, col=1)
-    figure.update_xaxes(
-        title_text=f"gain in {plain(panel.unit)}", range=[min(ends) - edge, max(ends) + edge], row=at, col=1
-    )
+    figure.update_xaxes(title_text=f"gain in {plain(panel.unit)}", range=[least - edge, most + edge], row=at, col=1)
 
 
 def _numbers(gains: Any) -> Gains:

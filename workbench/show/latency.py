@@ -102,7 +102,7 @@ def plot_timings(rows: Sequence[Summary], *, title: str = "Setups on the same qu
     figure.update_yaxes(range=[len(rows) - 0.5, -0.5])
     longest = max(len(s.name) for s in rows)
     caption = f"{_asked(rows)}, source: {_sources(rows)}; bars: 95 % intervals"
-    return _framed(figure, title, caption, height=230 + 36 * len(rows), left=min(40 + 7 * longest, 330))
+    return framed(figure, title, caption, height=230 + 36 * len(rows), left=min(40 + 7 * longest, 330))
 
 
 def _spend(figure: go.Figure, found: Sequence[Mapping[str, Any]]) -> None:
@@ -190,7 +190,7 @@ def plot_outage(run: Timeline, *, beside: Timeline | None = None) -> go.Figure:
     _shaded(figure, run)
     names = " against ".join(shown.name for shown, _, _ in runs)
     told = "An outage rehearsed" if any(run.outages.values()) else "A run over time"
-    return _framed(figure, f"{told}: {names}", _caption(run, beside), height=760, left=150)
+    return framed(figure, f"{told}: {names}", _caption(run, beside), height=760, left=150)
 
 
 def _caption(run: Timeline, beside: Timeline | None) -> str:
@@ -289,7 +289,8 @@ def _shaded(figure: go.Figure, run: Timeline) -> None:
             )  # fmt: skip
 
 
-def _framed(figure: go.Figure, title: str, caption: str, *, height: int, left: int) -> go.Figure:
+def framed(figure: go.Figure, title: str, caption: str, *, height: int, left: int) -> go.Figure:
+    """The figure with its title, what it rests on in small below it, and the legend at its foot."""
     return figure.update_layout(
         title={"text": f"{plain(title)}<br><sub>{plain(caption)}</sub>", "x": 0, "xanchor": "left"},
         template="plotly_white",

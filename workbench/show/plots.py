@@ -194,12 +194,7 @@ def _errors(marks: Sequence[Mark], colours: Mapping[int, str]) -> go.Figure:
                 y=[labels.index(m.label) + (2 * k - 1) * apart for m in chosen],
                 mode="markers",
                 marker={"color": colours[k], "size": 9, "symbol": ("circle", "diamond")[k]},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [rounded(m.high - m.value) for m in chosen],
-                    "arrayminus": [rounded(m.value - m.low) for m in chosen],
-                },
+                error_x=ends(chosen),
                 hovertext=[plain(f"{m.label}: {m.note}") for m in chosen],
                 hovertemplate="%{hovertext}<br>%{x}<extra></extra>",
             )
@@ -242,6 +237,16 @@ def _numbers(found: Any) -> Compared:
             next_step="pass run.compare() or run.what_if(...)",
         )
     return numbers
+
+
+def ends(marks: Sequence[Mark]) -> dict[str, Any]:
+    """The error bars of marks, from low to high."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [rounded(m.high - m.value) for m in marks],
+        "arrayminus": [rounded(m.value - m.low) for m in marks],
+    }
 
 
 def rounded(value: float) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from workbench.decide.merge import WeightedConsensus
-from workbench.errors import LLMError
+from workbench.errors import LLMError, LLMValidationError
 from workbench.show.plots import BLUE, COLOURS
 from workbench.show.tables import CAPTION, NOTE, TABLE, escape
 from workbench.study.summary import difference, interval, number, unit_name
@@ -41,7 +41,11 @@ class WeightTuner:
     def __init__(
         self, run: HasTable, *, weights: Mapping[str, float] | None = None, strategy: str = WeightedConsensus.name
     ) -> None:
-        self._tuner = Tuner(run.table)
+        if not isinstance(table := getattr(run, "table", None), RunTable):
+            raise LLMValidationError(
+                f"a {type(run).__name__} is not a run", code="validation.run", next_step="pass what wb.get_run() gives"
+            )
+        self._tuner = Tuner(table)
         start = self._tuner.start(weights)
         self.setting = Setting(strategy=strategy, weights=_up_to_one(start.weights))
         self.reading = self._tuner.read(self.setting)

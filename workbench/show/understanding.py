@@ -6,14 +6,14 @@ points (hundredths). Colours are colour-blind safe, and what a colour says a sym
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import isnan
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.errors import LLMValidationError
-from workbench.show.latency import _framed
-from workbench.show.plots import BLUE, COLOURS, ORANGE, Mark, plain, rounded
+from workbench.show.latency import framed
+from workbench.show.plots import BLUE, COLOURS, ORANGE, Mark, ends, plain, rounded
 from workbench.show.tables import Shown, Table
 from workbench.study.found import (
     ConfidenceBin,
@@ -147,12 +147,12 @@ def _bars(marks: Sequence[Mark], *, legend: bool) -> list[Any]:
     bars = go.Bar(
         name=whole[0].group, orientation="h", x=[m.value for m in whole], y=places, width=0.62, showlegend=legend,
         marker={"color": "#9ECAE1", "line": {"color": BLUE, "width": 1}},
-        error_x={**_ends(whole), "color": BLUE, "thickness": 1.5}, hovertemplate="%{x}<extra>%{fullData.name}</extra>",
+        error_x={**ends(whole), "color": BLUE, "thickness": 1.5}, hovertemplate="%{x}<extra>%{fullData.name}</extra>",
     )  # fmt: skip
     points = go.Scatter(
         name=last[0].group, mode="markers", x=[m.value for m in last], y=places, showlegend=legend,
         marker={"color": ORANGE, "symbol": "diamond", "size": 8, "line": {"color": "#444", "width": 1}},
-        error_x={**_ends(last), "color": "#444", "thickness": 1}, hovertemplate="%{x}<extra>%{fullData.name}</extra>",
+        error_x={**ends(last), "color": "#444", "thickness": 1}, hovertemplate="%{x}<extra>%{fullData.name}</extra>",
     )  # fmt: skip
     return [bars, points]
 
@@ -190,7 +190,7 @@ def plot_spread(found: Found[SubPool]) -> go.Figure:
             name=f"vote {group}" if group != "cannot tell" else group, mode="markers",
             x=[float(m.label) for m in chosen], y=[m.value for m in chosen],
             marker={"color": COLOURS[group], "symbol": symbol, "size": 7},
-            error_y={**_ends(chosen), "color": COLOURS[group], "thickness": 0.5, "width": 0},
+            error_y={**ends(chosen), "color": COLOURS[group], "thickness": 0.5, "width": 0},
             hovertext=[plain(m.note) for m in chosen],
             hovertemplate="%{hovertext}<br>spread %{x}, gain %{y}<extra></extra>",
         )  # fmt: skip
@@ -260,7 +260,7 @@ def plot_reliability(found: Found[ConfidenceBin]) -> go.Figure:
     shares = go.Scatter(
         name="share right, 95 % Wilson", mode="markers+lines", x=[float(m.label) for m in marks],
         y=[m.value for m in marks], marker={"color": BLUE, "size": 9}, line={"color": BLUE, "width": 1},
-        error_y={**_ends(marks), "color": BLUE}, hovertext=[m.note for m in marks],
+        error_y={**ends(marks), "color": BLUE}, hovertext=[m.note for m in marks],
         hovertemplate="confidence %{x:.2f}: %{y:.3f} right, %{hovertext}<extra></extra>",
     )  # fmt: skip
     counts = go.Bar(
@@ -327,13 +327,6 @@ def _mark(label: str, e: Estimate, scale: float, *, group: str, note: str) -> Ma
     )
 
 
-def _ends(marks: Sequence[Mark]) -> Mapping[str, Any]:
-    return {
-        "type": "data", "symmetric": False, "array": [rounded(m.high - m.value) for m in marks],
-        "arrayminus": [rounded(m.value - m.low) for m in marks],
-    }  # fmt: skip
-
-
 def _scale(found: Found[Any]) -> float:
     return 100.0 if found.unit == "fraction" else 1.0
 
@@ -355,7 +348,7 @@ def _named(
 
 
 def _titled(figure: go.Figure, title: str, caption: str, *, height: int, left: int) -> go.Figure:
-    figure = _framed(figure, title, caption, height=height, left=left)
+    figure = framed(figure, title, caption, height=height, left=left)
     return figure.update_layout(title={"y": rounded(1 - 28 / height), "yanchor": "top"}, margin={"t": 92, "b": 110})
 
 

@@ -19,7 +19,8 @@ from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, p
 from workbench.decide.policies import POLICIES, policy
 from workbench.decide.pool import Learner, Pool
 from workbench.decide.pool import Strategy as DecidesMany
-from workbench.errors import LLMOrchestratorError, LLMValidationError
+from workbench.decide.votes import Ballots, Outcome
+from workbench.errors import LLMOrchestratorError
 from workbench.facts import Merge, ModelContribution
 from workbench.study.run import estimated_quality
 from workbench.study.stats import (
@@ -123,11 +124,15 @@ class Compared:
 
 
 def strategies_of(table: RunTable, extra: Sequence[Merge] = ()) -> list[Merge]:
-    """The run's own merge, the ones asked for, and the three built-in ones, each once."""
+    """The run's own merge, the ones asked for, and the three built-in ones, each once.
+
+    The run's own is left out of a part of its models where its weights are for all of them.
+    """
     if table.ballots is None:
         return []
     logged = table.spec.get("merge")
     own = [policy(logged["policy"], logged["params"])] if logged and logged["policy"] in POLICIES else []
+    own = [merge for merge in own if set(getattr(merge, "weights", None) or table.models) == {*table.models}]
     found: list[Merge] = []
     for merge in [*own, *extra, *(cls() for cls in BUILT_IN)]:
         if all(m.name != merge.name or params_of(m) != params_of(merge) for m in found):
@@ -151,19 +156,13 @@ def compare(
     Items on which a model has no score are left out for all (`items_dropped`); scores by extraction are never
     missing: no answer scores 0. Raises LLMValidationError data.no_scores, stats.items.
     """
-    keep: NDArray[np.bool_] = np.asarray(~np.isnan(table.scores).any(axis=1))
-    if keep.sum() < 2:
-        raise LLMValidationError(
-            f"run {table.run_id} has {int(keep.sum())} of {len(keep)} items with a score for every model",
-            code="data.no_scores",
-            next_step="compare models that were scored on the same items, and at least two of them",
-        )
-    singles = table.scores[keep]
+    rows = table.scored()
+    singles = table.scores[rows]
     best = int(singles.mean(axis=0).argmax())
     merges = strategies_of(table) if strategies is None else list(strategies)
     if pool is None and table.ballots is not None:
         pool = table.pool()
-    found = [_Evaluated(table, merge, keep, pool) for merge in merges]
+    found = [Evaluated(table, merge, rows, pool) for merge in merges]
     columns = [e.scores for e in found]
     deltas = np.column_stack([*columns, *singles.T]) - singles[:, [best]]
     low, high = bootstrap_interval(np.column_stack([deltas, singles]), samples=samples, seed=seed)
@@ -172,14 +171,14 @@ def compare(
         run=table.run_id,
         name=table.name,
         source=table.source,
-        items=int(keep.sum()),
-        items_dropped=int((~keep).sum()),
+        items=len(rows),
+        items_dropped=len(table.item_ids) - len(rows),
         models=table.models,
         score_kind=table.score_kind,
         unit=table.unit,
         best_single={"model": table.models[best], "score": float(singles[:, best].mean())},
         singles=tuple(
-            _single(table, keep, j, deltas[:, s + j], (low[s + j], high[s + j]), (low[s + m + j], high[s + m + j]))
+            _single(table, rows, j, deltas[:, s + j], (low[s + j], high[s + j]), (low[s + m + j], high[s + m + j]))
             for j in np.argsort(-singles.mean(axis=0), kind="stable")
         ),
         strategies=tuple(
@@ -203,21 +202,19 @@ def _left_out(table: RunTable, merges: Sequence[Merge]) -> str | None:
     return str(logged["policy"])
 
 
-class _Evaluated:
-    """A merge's scores on the kept items, and on a split with its quality fitted on one half only."""
+class Evaluated:
+    """A merge's scores on the items `rows`, and on a split with its quality fitted on one half only."""
 
-    def __init__(self, table: RunTable, merge: Merge, keep: NDArray[np.bool_], pool: Pool | None) -> None:
-        self.merge, self.keep, self.table, self.pool = merge, keep, table, pool
+    def __init__(self, table: RunTable, merge: Merge, rows: NDArray[np.intp], pool: Pool | None) -> None:
+        self.merge, self.rows, self.table, self.pool = merge, rows, table, pool
         self.values = table.values()
-        # Where nothing won, a share of right answers is 0; a rating has no value to give: the worst seen.
-        worst = float(np.nanmin(table.scores))
-        self.nothing = 0.0 if worst >= 0 and float(np.nanmax(table.scores)) <= 1 else worst
+        self.nothing = table.nothing
         self.scores, self.winners = self._crossed() if isinstance(merge, Learner) else self._decided(None)
 
     @property
     def shipped(self) -> Merge:
-        """The merge as a user would take it along: fitted on all kept items where it learns."""
-        return self._learned(np.flatnonzero(self.keep))
+        """The merge as a user would take it along: fitted on all these items where it learns."""
+        return self._learned(self.rows)
 
     def _learned(self, rows: NDArray[np.intp]) -> Merge:
         """The merge, fitted on these items where it learns."""
@@ -226,8 +223,8 @@ class _Evaluated:
         return self.merge.fit(self.pool.take(rows), self.values[rows])
 
     def _crossed(self) -> tuple[Floats, NDArray[np.int64]]:
-        """Scores and winners of the kept items, each decided by what was learned on items of other folds."""
-        rows = np.flatnonzero(self.keep)
+        """Scores and winners of the items, each decided by what was learned on items of other folds."""
+        rows = self.rows
         scores, winners = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
         for fold in range(FOLDS):
             judge = np.arange(len(rows)) % FOLDS == fold
@@ -240,36 +237,36 @@ class _Evaluated:
         assert self.pool is not None
         assert isinstance(merge, DecidesMany)
         part = self.pool.take(rows)
-        outcome = merge.over(part)
+        return self._scored(merge.over(part), part.ballots, rows)
+
+    def _scored(self, outcome: Outcome, ballots: Ballots, rows: NDArray[np.intp]) -> tuple[Floats, NDArray[np.int64]]:
+        """What was decided for some items: their scores, and how many answers won each."""
         values = self.values[rows]
         if not self.table.extracted:  # worth the rating of the response that is given, not of others that say the same
-            values = part.ballots.values(np.where(outcome.chosen, self.table.scores[rows], np.nan))
+            values = ballots.values(np.where(outcome.chosen, self.table.scores[rows], np.nan))
         return outcome.scores(values, missing=self.nothing), outcome.tied.sum(axis=1)
 
     def on_split(self, choose: NDArray[np.bool_]) -> Floats:
         """Scores with every model's quality, and whatever a strategy learns, from the choosing half alone."""
         if isinstance(self.merge, Learner):
-            rows, scores = np.flatnonzero(self.keep), self.scores.copy()
+            rows, scores = self.rows, self.scores.copy()
             scores[~choose], _ = self._over(self._learned(rows[choose]), rows[~choose])
             return scores
-        if isinstance(self.merge, DecidesMany) or (_has_array_form(self.merge) and not _fits(self.merge)):
+        if isinstance(self.merge, DecidesMany) or (has_array_form(self.merge) and not _fits(self.merge)):
             return self.scores
-        half = self.table.scores[self.keep][choose]
+        half = self.table.scores[self.rows[choose]]
         quality, _ = estimated_quality(np.vstack([half, np.full((1, half.shape[1]), np.nan)]))
         return self._decided(quality[-1])[0]
 
     def _decided(self, quality: Floats | None) -> tuple[Floats, NDArray[np.int64]]:
-        """Scores of the kept items, and how many answers won each; quality None takes the logged one."""
+        """Scores of the items, and how many answers won each; quality None takes the logged one."""
         ballots = self.table.ballots
         if isinstance(self.merge, DecidesMany):
-            return self._over(self.merge, np.flatnonzero(self.keep))
-        if _has_array_form(self.merge) and ballots is not None:
-            outcome = votes.decide(self.merge, ballots, quality=quality)
-            # A rated item is worth the rating of the response that is given, not of others that say the same.
-            rated = not self.table.extracted and isinstance(self.merge, BestOfN)
-            mine = ballots.values(np.where(outcome.chosen, self.table.scores, np.nan)) if rated else self.values
-            return outcome.scores(mine, missing=self.nothing)[self.keep], outcome.tied[self.keep].sum(axis=1)
-        found = [self._scalar(int(i), quality) for i in np.flatnonzero(self.keep)]
+            return self._over(self.merge, self.rows)
+        if has_array_form(self.merge) and ballots is not None:
+            part = ballots.take(self.rows)
+            return self._scored(votes.decide(self.merge, part, quality=quality), part, self.rows)
+        found = [self._scalar(int(i), quality) for i in self.rows]
         return np.array([f[0] for f in found]), np.array([f[1] for f in found])
 
     def _scalar(self, index: int, quality: Floats | None) -> tuple[float, int]:
@@ -278,13 +275,18 @@ class _Evaluated:
             merged = self.merge(contributions_at(self.table, index, quality))
         except LLMOrchestratorError:
             return self.nothing, 0
+        if not merged.tied:
+            return self.nothing, 0
         assert self.table.ballots is not None
-        answers = self.table.ballots.answers[index]
-        won = [self.values[index, answers.index(a)] for a in merged.tied if a in answers]
-        return (float(np.mean(won)) if won else self.nothing), len(merged.tied)
+        answers, gold = self.table.ballots.answers[index], self.table.reference[index]
+        if self.table.extracted:  # it may give an answer that no member gave
+            won = [float(a == gold) for a in merged.tied]
+        else:
+            won = [self.values[index, answers.index(a)] if a in answers else self.nothing for a in merged.tied]
+        return float(np.mean(won)), len(merged.tied)
 
 
-def _has_array_form(merge: Merge) -> TypeGuard[votes.Policy]:
+def has_array_form(merge: Merge) -> TypeGuard[votes.Policy]:
     """Whether votes.py decides as this merge does; a subclass may decide otherwise."""
     return type(merge) in BUILT_IN
 
@@ -319,16 +321,16 @@ def contributions_at(table: RunTable, index: int, quality: Floats | None = None)
 
 def _single(
     table: RunTable,
-    keep: NDArray[np.bool_],
+    rows: NDArray[np.intp],
     j: int,
     delta: Floats,
     around_delta: tuple[float, float],
     around_score: tuple[float, float],
 ) -> Single:
-    source = table.source_scores[keep][:, j]
+    source = table.source_scores[rows, j]
     known = ~np.isnan(source)
-    ours = table.scores[keep][:, j]
-    answered = None if table.ballots is None else float((table.ballots.codes[keep][:, j] >= 0).mean())
+    ours = table.scores[rows, j]
+    answered = None if table.ballots is None else float((table.ballots.codes[rows, j] >= 0).mean())
     return Single(
         model=table.models[j],
         score=float(ours.mean()),
@@ -348,7 +350,7 @@ def _single(
 
 
 def _strategy(
-    e: _Evaluated, singles: Floats, best: int, interval: tuple[float, float], *, splits: int, seed: int
+    e: Evaluated, singles: Floats, best: int, interval: tuple[float, float], *, splits: int, seed: int
 ) -> Strategy:
     difference = e.scores - singles[:, best]
     lost = difference < 0

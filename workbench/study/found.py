@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.decide.pool import Pool
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
-from workbench.study.stats import CHUNK_CELLS, SAMPLES, Verdict, bootstrap_interval, wilson_interval
+from workbench.study.stats import CHUNK_CELLS, SAMPLES, Verdict, bootstrap_interval, drawn_by, wilson_interval
 from workbench.study.table import Floats, RunTable
 from workbench.study.timings import Estimate
 
@@ -228,7 +229,7 @@ def sign_flip(differences: Floats, *, samples: int = SAMPLES, seed: int = 0) -> 
     Source: Fisher 1935, "The Design of Experiments", section 21; one more draw: Phipson & Smyth 2010.
     """
     n = len(differences)
-    rng = np.random.default_rng(seed)
+    rng = drawn_by(seed, samples)
     seen = np.abs(differences.sum(axis=0)) - 1e-9
     beyond = np.zeros(differences.shape[1])
     step = max(1, CHUNK_CELLS // n)
@@ -244,16 +245,22 @@ def wilson(share: float, n: int) -> Estimate:
     return Estimate(value=float(share), low=low, high=high)
 
 
-def scored(table: RunTable) -> Rows:
-    """Items with a score for each model; raises LLMValidationError data.no_scores for fewer than 2."""
-    rows = np.flatnonzero(~np.isnan(table.scores).any(axis=1))
-    if len(rows) < 2:
+def check_given(table: object, pool: object = None) -> None:
+    """Refuse what is no table of a run, or no pool. Raises LLMValidationError validation.table, validation.pool."""
+    if not isinstance(table, RunTable):
         raise LLMValidationError(
-            f"run {table.run_id} has {len(rows)} of {len(table.scores)} items with a score for every model",
-            code="data.no_scores",
-            next_step="choose models that were scored on the same items, or see warn_without_labels(pool)",
+            f"a {type(table).__name__} is not the table of a run", code="validation.table", next_step="pass run.table"
         )
-    return rows
+    if pool is not None:
+        check_pool(pool)
+
+
+def check_pool(pool: object) -> None:
+    """Refuse what is no pool of a run; raises LLMValidationError validation.pool."""
+    if not isinstance(pool, Pool):
+        raise LLMValidationError(
+            f"a {type(pool).__name__} is not the pool of a run", code="validation.pool", next_step="pass run.pool"
+        )
 
 
 def check_right_or_wrong(table: RunTable, what: str) -> None:
@@ -267,6 +274,5 @@ def check_right_or_wrong(table: RunTable, what: str) -> None:
 
 
 def voters(table: RunTable, rows: Rows) -> tuple[Ballots, Floats, float]:
-    """The ballots of some items, what their answers are worth, and what no answer is, as in study/compare.py."""
-    worst, most = float(np.nanmin(table.scores)), float(np.nanmax(table.scores))
-    return table.pool().take(rows).ballots, table.values()[rows], 0.0 if worst >= 0 and most <= 1 else worst
+    """The ballots of some items, what their answers are worth, and what no answer is."""
+    return table.pool().take(rows).ballots, table.values()[rows], table.nothing

@@ -7,10 +7,10 @@ higher is better. Nothing here knows what was compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 Verdict = Literal["better", "worse", "cannot tell"]
 SAMPLES = 10_000
 SPLITS = 100
+MOST = 1_000_000  # samples and half splits
 CHUNK_CELLS = 4_000_000  # resampling counts held at once: 32 MB
 
 
@@ -47,7 +48,7 @@ def bootstrap_interval(
             code="stats.items",
             next_step="compare on more items",
         )
-    rng = np.random.default_rng(seed)
+    rng = drawn_by(seed, samples)
     means = np.empty((samples, d.shape[1]))
     step = max(1, CHUNK_CELLS // n)
     for start in range(0, samples, step):
@@ -60,7 +61,7 @@ def bootstrap_interval(
 
 def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> NDArray[np.int64]:
     """How often each of n items is drawn in each of the samples of a bootstrap, samples x n."""
-    return _counts(np.random.default_rng(seed), samples, n)
+    return _counts(drawn_by(seed, samples), samples, n)
 
 
 def _counts(rng: np.random.Generator, size: int, n: int) -> NDArray[np.int64]:
@@ -101,6 +102,29 @@ def mcnemar(ours: Floats, theirs: Floats) -> float | None:
     return float(min(1.0, 2 * bdtr(min(won, lost), won + lost, 0.5)))
 
 
+def holm(p_values: Sequence[float] | Floats) -> Floats:
+    """P-values of a family of tests, corrected so that they hold together; each at most 1.
+
+    Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    try:
+        p = np.asarray(p_values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        p = np.array(np.nan)  # refused below, with what is no list of shares
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise LLMValidationError(
+            f"p-values are {p_values!r:.80}, not a list of numbers in [0, 1]",
+            code="validation.p_values",
+            next_step="pass the p-values of one family of tests",
+        )
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
 def minimum_detectable_effect(differences: Floats) -> float:
     """Smallest true mean difference that this many items would show with power 0.80 at the 5 % level.
 
@@ -119,7 +143,7 @@ def half_splits(n: int, *, splits: int = SPLITS, seed: int = 0) -> NDArray[np.bo
         raise LLMValidationError(
             f"a half split needs at least 2 items, found {n}", code="stats.items", next_step="compare on more items"
         )
-    rng = np.random.default_rng(seed)
+    rng = drawn_by(seed)
     chosen = np.zeros((splits, n), dtype=bool)
     for row in chosen:
         row[rng.permutation(n)[: n // 2]] = True
@@ -127,11 +151,36 @@ def half_splits(n: int, *, splits: int = SPLITS, seed: int = 0) -> NDArray[np.bo
 
 
 def check_splits(splits: object) -> None:
-    """Refuse a number of half splits that is no whole number from 2."""
-    if isinstance(splits, bool) or not isinstance(splits, int) or splits < 2:
+    """Refuse a number of half splits that is no whole number from 2 to MOST."""
+    if not _is_whole(splits, 2, MOST):
         raise LLMValidationError(
-            f"{splits!r:.60} half splits", code="stats.splits", next_step=f"use a whole number from 2, such as {SPLITS}"
+            f"{splits!r:.60} half splits",
+            code="stats.splits",
+            next_step=f"use a whole number from 2 to {MOST}, such as {SPLITS}",
         )
+
+
+def drawn_by(seed: object, samples: object = SAMPLES) -> np.random.Generator:
+    """The generator of a seed; refuses a seed and a number of samples that are no whole numbers from 0 and 1.
+
+    Raises LLMValidationError stats.seed, stats.samples.
+    """
+    if not _is_whole(samples, 1, MOST):
+        raise LLMValidationError(
+            f"{samples!r:.60} samples",
+            code="stats.samples",
+            next_step=f"use a whole number from 1 to {MOST}, such as {SAMPLES}",
+        )
+    if not _is_whole(seed, 0, 2**64):
+        raise LLMValidationError(
+            f"the seed is {seed!r:.60}", code="stats.seed", next_step="use a whole number from 0 to 2**64, such as 0"
+        )
+    return np.random.default_rng(cast(int, seed))
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_number and least <= cast(int, value) <= most
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,15 @@ def unit_name(unit: str) -> str:
 
 def label(s: Strategy) -> str:
     """A strategy with the parameters that it was given."""
-    shown = ", ".join(
-        f"{k}={{{', '.join(f'{m}: {w:g}' for m, w in v.items())}}}" if isinstance(v, Mapping) else f"{k}={v}"
-        for k, v in s.params.items()
-    )
+    shown = ", ".join(f"{k}={_short(v) if isinstance(v, Mapping) else v}" for k, v in s.params.items())
     return f"{s.strategy}({shown})" if shown else s.strategy
+
+
+def _short(value: object) -> str:
+    """A parameter as text; the weights of models with six digits."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_short(part)}' for name, part in value.items())}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def explain(found: Compared) -> list[str]:

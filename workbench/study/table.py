@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from workbench.canonical import clean_text
 from workbench.decide.answers import normalise
+from workbench.decide.learn import worth_of_nothing
 from workbench.decide.pool import Pool
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
@@ -73,10 +74,22 @@ class RunTable:
         return bool(self.spec.get("extracted", True))
 
     @property
+    def nothing(self) -> float:
+        """What an item without a winner scores: 0 where scores are within [0, 1], else the worst one seen."""
+        return worth_of_nothing(self.scores)
+
+    @property
     def unit(self) -> str:
         """`fraction` for 0/1 scores, else the score's own unit."""
         known = self.scores[~np.isnan(self.scores)]
         return "fraction" if np.isin(known, (0.0, 1.0)).all() else self.score_kind
+
+    def scored(self) -> NDArray[np.intp]:
+        """The items with a score for every model. Raises LLMValidationError data.no_scores for fewer than two."""
+        rows = np.flatnonzero(~np.isnan(self.scores).any(axis=1))
+        if len(rows) < 2:
+            raise self._no_scores(f"{len(rows)} of {len(self.scores)} items with a score for every model")
+        return rows
 
     def values(self) -> Floats:
         """Score of every answer of every item (see Ballots.values); NaN where an item has no reference to tell."""
@@ -116,15 +129,15 @@ class RunTable:
         )
 
     def closest(self, k: int) -> tuple[str, ...]:
-        """The k models whose scores lie closest together, best first."""
+        """The k models whose scores lie closest together, best first. Raises LLMValidationError data.no_scores."""
         ranked = self.top(len(self.models))
-        mean = dict(zip(self.models, np.nanmean(self.scores, axis=0), strict=True))
+        mean = dict(zip(self.models, self._means(), strict=True))
         at = min(range(len(ranked) - k + 1), key=lambda i: float(mean[ranked[i]] - mean[ranked[i + k - 1]]))
         return ranked[at : at + k]
 
     def top(self, k: int) -> tuple[str, ...]:
-        """The k models with the best scores, best first; equals by name."""
-        mean = np.nanmean(self.scores, axis=0)
+        """The k models with the best scores, best first; equals by name. Raises LLMValidationError data.no_scores."""
+        mean = self._means()
         return tuple(
             self.models[j] for j in sorted(range(len(self.models)), key=lambda j: (-mean[j], self.models[j]))[:k]
         )
@@ -132,17 +145,32 @@ class RunTable:
     def chosen(self, pool: str) -> RunTable:
         """The table of a pool told in words: "all", "top:K" or "closest:K", by the scores of all items.
 
-        Raises LLMValidationError validation.pool.
+        Raises LLMValidationError validation.pool, data.no_scores.
         """
-        kind, _, count = pool.partition(":")
+        kind, _, count = pool.partition(":") if isinstance(pool, str) else ("", "", "")
         if pool == "all":
             return self
-        if kind in ("top", "closest") and count.isdecimal() and 2 <= int(count) <= len(self.models):
+        # The length first: Python refuses to read thousands of digits.
+        if kind in ("top", "closest") and count.isdecimal() and len(count) < 10 and 2 <= int(count) <= len(self.models):
             return self.of_models(self.top(int(count)) if kind == "top" else self.closest(int(count)))
         raise LLMValidationError(
             f"pool {pool!r:.80} is none of {self.name} with its {len(self.models)} models",
             code="validation.pool",
             next_step=f"use all, top:K or closest:K with K from 2 to {len(self.models)}",
+        )
+
+    def _means(self) -> Floats:
+        """Mean of the scores that each model has."""
+        without = np.flatnonzero(np.isnan(self.scores).all(axis=0)).tolist()
+        if without:
+            raise self._no_scores(f"no score of {', '.join(self.models[j] for j in without)}"[:200])
+        return np.asarray(np.nanmean(self.scores, axis=0))
+
+    def _no_scores(self, found: str) -> LLMValidationError:
+        return LLMValidationError(
+            f"run {self.run_id} has {found}",
+            code="data.no_scores",
+            next_step="choose models that were scored on the same items, or see warn_without_labels(pool)",
         )
 
     def _no_text(self) -> LLMValidationError:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.decide import votes
-from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus, check_threshold
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
 from workbench.decide.pool import Pool
 from workbench.decide.reweigh import Landscape, simplex
-from workbench.decide.weights import check_members, check_weights
+from workbench.decide.weights import LARGEST, check_members, check_weights, is_finite
 from workbench.errors import LLMValidationError
 from workbench.study.stats import SPLITS, Verdict, half_splits, resamples, verdict
 from workbench.study.table import Floats, RunTable
@@ -93,14 +93,14 @@ def fit_weights(
         raise LLMValidationError(
             "one model has no weights to fit", code="validation.models", next_step="fit the weights of two or more"
         )
-    rows = labelled(table)
+    rows = table.scored()
     grid, step = _grid(len(table.models))
     judge = _Judge(objective, grid, pool)
     singles = table.scores[rows]
     honest, optimism = _repeated(table, pool, rows, judge, splits=splits, seed=seed)
     best = int(singles.mean(axis=0).argmax())
     single = singles[:, best].mean()
-    scores = Landscape.of(pool.ballots, table.values(), rows=rows).scores(grid)
+    scores = Landscape.of(pool.ballots, table.values(), rows=rows, missing=table.nothing).scores(grid)
     winner = judge.best(scores, float(single))
     weights, apparent = grid[winner], scores[winner] - single
     low, high = np.percentile(honest, [2.5, 97.5])
@@ -132,30 +132,17 @@ def _repeated(
     table: RunTable, pool: Pool, rows: NDArray[np.intp], judge: _Judge, *, splits: int, seed: int
 ) -> tuple[Floats, Floats]:
     """Of every half split: the gain on the other half, and how much larger it was on the half that chose."""
-    ballots, values, singles = pool.ballots, table.values(), table.scores[rows]
+    ballots, values, singles, nothing = pool.ballots, table.values(), table.scores[rows], table.nothing
     honest, optimism = np.empty(splits), np.empty(splits)
     for k, half in enumerate(half_splits(len(rows), splits=splits, seed=seed)):
-        scores = Landscape.of(ballots, values, rows=rows[half]).scores(judge.grid)
+        chosen, judged = (Landscape.of(ballots, values, rows=rows[h], missing=nothing) for h in (half, ~half))
+        scores = chosen.scores(judge.grid)
         best = int(singles[half].mean(axis=0).argmax())
         single = singles[half, best].mean()
         winner = judge.best(scores, float(single))
-        honest[k] = (
-            Landscape.of(ballots, values, rows=rows[~half]).score(judge.grid[winner]) - singles[~half, best].mean()
-        )
+        honest[k] = judged.score(judge.grid[winner]) - singles[~half, best].mean()
         optimism[k] = scores[winner] - single - honest[k]
     return honest, optimism
-
-
-def labelled(table: RunTable) -> NDArray[np.intp]:
-    """The items with a score for every model. Raises LLMValidationError data.no_scores for fewer than two."""
-    rows = np.flatnonzero(~np.isnan(table.scores).any(axis=1))
-    if len(rows) < 2:
-        raise LLMValidationError(
-            f"run {table.run_id} has {len(rows)} items with a score for every model",
-            code="data.no_scores",
-            next_step="use a run in which the models were scored on the same items",
-        )
-    return rows
 
 
 def _grid(models: int) -> tuple[Floats, float]:
@@ -170,12 +157,12 @@ class _Judge:
     def __init__(self, objective: Objective, grid: Floats, pool: Pool) -> None:
         self.objective, self.pool, self.grid = objective, pool, grid
         known = dict(objective) if isinstance(objective, Mapping) else {}
-        if isinstance(objective, str) and objective not in get_args(Goal):
+        if not isinstance(objective, Mapping) and not (isinstance(objective, str) and objective in get_args(Goal)):
             raise _no_objective(f"objective {objective!r:.60} is none")
         if isinstance(objective, Mapping):
             if strange := [name for name in known if name not in TERMS]:
                 raise _no_objective(f"objective names {', '.join(map(repr, strange))[:80]}")
-            if not known or not all(math.isfinite(price) and price >= 0 for price in known.values()):
+            if not known or not all(is_finite(price) and 0 <= price <= LARGEST for price in known.values()):
                 raise _no_objective(f"the prices of objective are {known!r:.100}, not finite numbers >= 0")
         self.cost = self._each("cost") if objective == "cost" or known.get("cost_usd") else None
         self.latency = self._each("latency") if objective == "latency" or known.get("latency_ms") else None
@@ -292,7 +279,7 @@ class Tuner:
     """
 
     def __init__(self, table: RunTable, *, seed: int = 0) -> None:
-        self.table, self.rows = table, labelled(table)
+        self.table, self.rows = table, table.scored()
         self.values = table.values()
         assert table.ballots is not None
         self.ballots = table.ballots
@@ -308,17 +295,11 @@ class Tuner:
 
     def read(self, setting: Setting) -> Reading:
         """The numbers of a setting. Raises LLMValidationError validation.* for one that cannot be."""
-        check_threshold(setting.threshold)
-        merge = setting.merge
-        if setting.strategy == WeightedConsensus.name:
-            check_weights(setting.weights)
-            check_members(setting.weights, self.ballots.models)
-        outcome = votes.decide(merge, self.ballots)
+        outcome = votes.decide(setting.merge, self.ballots)
         values = self.values
         if not self.table.extracted:  # worth the rating of the response that is given
             values = self.ballots.values(np.where(outcome.chosen, self.table.scores, np.nan))
-        least = float(np.nanmin(self.table.scores))
-        scores = outcome.scores(values, missing=min(0.0, least) if self.table.extracted else least)[self.rows]
+        scores = outcome.scores(values, missing=self.table.nothing)[self.rows]
         difference = scores - self.singles[:, self.best]
         means = self._counts @ difference.astype(np.float32) / len(difference)
         low, high = (float(bound) for bound in np.percentile(means, [2.5, 97.5]))

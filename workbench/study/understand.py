@@ -18,12 +18,13 @@ from workbench.decide import value
 from workbench.decide.annotators import one_coin
 from workbench.decide.calibration import reliability
 from workbench.decide.merge import params_of
-from workbench.decide.pairwise import FEWEST_MODELS, correlation_warning, excess_agreement
+from workbench.decide.pairwise import FEWEST_MODELS, MOST_MODELS, correlation_warning, excess_agreement
 from workbench.decide.pairwise import error_correlation as phi_of
+from workbench.decide.policies import as_merge
 from workbench.decide.pool import Learner, Pool, Strategy, learned, over
 from workbench.errors import LLMValidationError
 from workbench.facts import Merge
-from workbench.study.compare import FOLDS, _Evaluated, _has_array_form, strategies_of
+from workbench.study.compare import FOLDS, Evaluated, has_array_form, strategies_of
 from workbench.study.found import (
     ConfidenceBin,
     Found,
@@ -33,15 +34,16 @@ from workbench.study.found import (
     Pair,
     Rows,
     SubPool,
+    check_given,
+    check_pool,
     check_right_or_wrong,
     estimates,
     found_in,
-    scored,
     sign_flip,
     voters,
     wilson,
 )
-from workbench.study.stats import CHUNK_CELLS, SAMPLES, verdict
+from workbench.study.stats import CHUNK_CELLS, SAMPLES, drawn_by, holm, verdict
 from workbench.study.table import Floats, RunTable
 from workbench.study.timings import Estimate
 
@@ -68,6 +70,7 @@ def model_values(
     within [0, 1], the worst score seen; it enters the quality of all models alike.
     Raises LLMValidationError: validation.models, validation.no_text, data.no_scores.
     """
+    check_given(table, pool)
     if models is not None:
         table, pool = table.of_models(models), None if pool is None else pool.of_models(models)
     m, most = len(table.models), value.MOST_MODELS
@@ -77,7 +80,7 @@ def model_values(
             code="validation.models",
             next_step=f"choose up to {most} of them with models=[...], such as those of table.top({most})",
         )
-    rows = scored(table)
+    rows = table.scored()
     ballots, values, nothing = voters(table, rows)
 
     def voted(part: slice) -> Floats:
@@ -135,8 +138,9 @@ def error_correlation(table: RunTable, *, samples: int = SAMPLES, seed: int = 0)
     Raises LLMValidationError: validation.models (one model), validation.score_kind (graded scores), data.no_scores.
     Source: Yule 1912; influence function of a correlation: Devlin, Gnanadesikan & Kettenring 1975.
     """
+    check_given(table)
     check_right_or_wrong(table, "a correlation of errors")
-    rows, order = scored(table), _ranked(table)
+    rows, order = table.scored(), _ranked(table)
     wrong = 1.0 - table.scores[rows][:, order]
     first, second = np.triu_indices(len(order), 1)
     phi = phi_of(1.0 - wrong)[first, second]
@@ -155,6 +159,7 @@ def agreement_matrix(table: RunTable) -> Found[Pair]:
     On all items, scored or not; Wilson's interval. NaN for two that never answer the same item.
     Raises LLMValidationError: validation.models (one model), validation.no_text.
     """
+    check_given(table)
     order = _ranked(table)
     codes = table.pool().ballots.codes[:, order]
     given = codes >= 0
@@ -201,10 +206,11 @@ def spread_curve(table: RunTable, *, size: int = 3, samples: int = CURVE_SAMPLES
     member is the best on the same items, which favours it. Sub-pools share models and items. See `spread_bins`.
     Raises LLMValidationError: validation.models, validation.no_text, data.no_scores.
     """
+    check_given(table)
     m = len(table.models)
-    if not 2 <= size <= m:
-        raise _too_few(f"sub-pools of {size} of {m} models", f"pass a size from 2 to {m}")
-    rows = scored(table)
+    if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= m:
+        raise _too_few(f"sub-pools of {size!r:.40} of {m} models", f"pass a size from 2 to {m}")
+    rows = table.scored()
     ballots, values, nothing = voters(table, rows)
     scores = table.scores[rows]
     mean = scores.mean(axis=0)
@@ -230,7 +236,7 @@ def _drawn(m: int, size: int, seed: int) -> Rows:
     """Sub-pools as rows of ascending columns: all, or 500 different ones."""
     if math.comb(m, size) <= MOST_POOLS:
         return np.array(list(combinations(range(m), size)), dtype=np.intp)
-    rng = np.random.default_rng(seed)
+    rng = drawn_by(seed)
     drawn: set[tuple[int, ...]] = set()
     while len(drawn) < MOST_POOLS:
         drawn.add(tuple(sorted(rng.choice(m, size, replace=False).tolist())))
@@ -253,7 +259,8 @@ def by_group(
     strategies, pool: as for study/compare.py; what a strategy learns is learned on other items, of all categories.
     Raises LLMValidationError: data.no_groups, data.no_scores.
     """
-    rows = scored(table)
+    check_given(table, pool)
+    rows = table.scored()
     groups = np.array(table.groups or ("",) * len(table.item_ids))[rows]
     if len(names := sorted(set(groups.tolist()))) < 2:
         raise LLMValidationError(
@@ -261,12 +268,11 @@ def by_group(
             code="data.no_groups",
             next_step="give items a metadata field `group`, or compare the run as a whole",
         )
-    merges = strategies_of(table) if strategies is None else list(strategies)
+    merges = strategies_of(table) if strategies is None else [as_merge(s) for s in strategies]
     seen = table.pool() if pool is None and table.ballots is not None else pool
-    keep = np.isin(np.arange(len(table.item_ids)), rows)
     order = np.argsort(-table.scores[rows].mean(axis=0), kind="stable")
     singles = table.scores[rows][:, order]
-    scores = np.column_stack([*(_Evaluated(table, m, keep, seen).scores for m in merges), *singles.T])
+    scores = np.column_stack([*(Evaluated(table, m, rows, seen).scores for m in merges), *singles.T])
     deltas = scores - singles[:, :1]
     parts = [groups == name for name in names]
     p = np.array([sign_flip(deltas[part], samples=samples, seed=seed) for part in parts])
@@ -291,20 +297,6 @@ def by_group(
     return found_in(table, rows, found, samples=samples, seed=seed, best_single=table.models[order[0]])
 
 
-def holm(p_values: Sequence[float] | Floats) -> Floats:
-    """P-values of a family of tests, corrected so that they hold together; each at most 1.
-
-    Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
-    >>> holm([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
-
-
 # -- whether confidence holds
 
 
@@ -316,15 +308,20 @@ def reliability_of(table: RunTable, merge: Merge, *, pool: Pool | None = None, b
     Raises LLMValidationError: validation.score_kind (graded scores), validation.no_text, data.no_scores,
     validation.strategy (a merge without `over`), validation.calibration (bins).
     """
+    check_given(table, pool)
+    merge = as_merge(merge)
     check_right_or_wrong(table, "a share of right answers")
-    if not (isinstance(merge, Strategy) or _has_array_form(merge)):
+    if not (isinstance(merge, Strategy) or has_array_form(merge)):
         raise LLMValidationError(
             f"{merge.name} decides item by item, so that nothing decides the folds of run {table.run_id}",
             code="validation.strategy",
             next_step="give it over(pool), as the strategies of decide/strategies have, or take a built-in one",
         )
-    rows = scored(table)
-    values, seen = table.values()[rows], (table.pool() if pool is None else pool).take(rows)
+    rows = table.scored()
+    values = table.values()[rows]
+    # The three of decide/merge.py go by the quality on other items, which no strategy may see.
+    rated = Pool.of(table.ballots) if has_array_form(merge) and table.ballots is not None else pool
+    seen = (table.pool() if rated is None else rated).take(rows)
     confidence, right = np.zeros(len(rows)), np.zeros(len(rows))
     folds = FOLDS if isinstance(merge, Learner) else 1
     for fold in range(folds):
@@ -355,6 +352,7 @@ def warn_without_labels(pool: Pool, *, width: float | None = None) -> tuple[str,
     width: possible answers of an item; None takes the number of different answers in the whole pool.
     Raises LLMValidationError: validation.models for one model, validation.votes where nobody answers.
     """
+    check_pool(pool)
     codes, models = pool.ballots.codes, pool.models
     if len(models) < 2:
         raise _too_few("a pool of one model", "ask at least two models; the errors of four can be tested")
@@ -362,6 +360,8 @@ def warn_without_labels(pool: Pool, *, width: float | None = None) -> tuple[str,
     told = []
     if len(models) < FEWEST_MODELS:
         told.append(f"{len(models)} models are too few to tell from their votes whether they err together.")
+    elif len(models) > MOST_MODELS:
+        told.append(f"{len(models)} models are too many to look for errors that they share; choose {MOST_MODELS}.")
     elif warning := correlation_warning(models, excess_agreement(codes, width=asked)):
         told.append(f"Models err together, and a vote counts their common errors twice: {warning}.")
     lone = (value.votes_of(codes).max(axis=1) < 2).mean()
@@ -388,8 +388,11 @@ def label_first(pool: Pool, k: int) -> tuple[int, ...]:
     All items where k is more. Raises LLMValidationError validation.k for k < 1.
     Source: vote entropy, Dagan & Engelson 1995, "Committee-Based Sampling".
     """
-    if k < 1:
-        raise LLMValidationError(f"{k} items cannot be labelled", code="validation.k", next_step="pass k from 1 on")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise LLMValidationError(
+            f"{k!r:.40} items cannot be labelled", code="validation.k", next_step="pass k from 1 on"
+        )
+    check_pool(pool)
     return tuple(np.argsort(-value.vote_entropy(pool.ballots.codes), kind="stable")[:k].tolist())
 
 

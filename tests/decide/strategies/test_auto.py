@@ -156,7 +156,8 @@ def test_the_reason_tells_the_gain_and_its_error():
 def test_two_lucky_items_are_not_enough():
     """Of 40 items the vote is ahead on two and behind on none: one more could be the other way, and it is not taken.
 
-    Gain 2/40, standard error sqrt(2/40 x 38/40 / 39) = 0.0349: alone it would pass 1.4 times, with 1/40 added 0.83 times.
+    Gain 2/40, standard error sqrt(2/40 x 38/40 / 39) = 0.0349: alone it would pass 1.4 times, with 1/40 added 0.83
+    times.
     """
     wrong = {0: (3, 17), 1: (1, 8, 15, 22, 29), 2: (5, 12, 19, 26, 33)}  # by model; never two on one item
     answers = [["y" if k in wrong[j] else "x" for j in range(3)] for k in range(40)]

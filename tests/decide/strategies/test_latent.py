@@ -135,3 +135,13 @@ def test_a_silent_member_is_a_coin_that_says_nothing():
     assert fitted.accuracy["d"] == 0.25
     outcome = fitted.over(Pool.of(Ballots.of(MODELS[:4], [["A", None, None, "C"]])))
     assert outcome.winner.tolist() == [0]
+
+
+@pytest.mark.parametrize("policy", [OneCoin(), DawidSkene()], ids=lambda policy: policy.name)
+def test_a_thousand_models_are_fitted_without_looking_at_their_pairs(policy):
+    """The warning says so."""
+    names = [f"m{j:03}" for j in range(1000)]
+    pool = Pool.of(Ballots.of(names, [["x"] * 900 + ["y"] * 100] * 3))
+    fitted = policy.fit(pool, np.full((3, 2), np.nan))
+    assert "1000 models are too many" in fitted.warning
+    assert fitted.over(pool).winner.tolist() == [0, 0, 0]

@@ -558,7 +558,6 @@ def test_a_fitted_policy_is_plain_data(kind):
     assert hash(again) == hash(fitted)
     assert again.over(pool).agreement.tolist() == fitted.over(pool).agreement.tolist()
     assert isinstance(fitted, Learner)
-    assert kind.needs_texts
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -60,6 +60,19 @@ def test_the_features_are_the_named_ones():
     assert {name for name, on in zip(names, one[1], strict=True) if on} == {"c", "c alone", "c @ odd"}
 
 
+def test_a_category_may_be_called_anything_and_be_missing_where_it_decides():
+    """Its name may look like a feature; without items of it its weights count for nobody."""
+    pool, values = planted(60)
+    groups = ["a @ b", "c"] * 30
+    fitted = Selector().fit(Pool.of(pool.ballots, groups=groups), values)
+    assert {"a @ a @ b", "a @ c"} <= set(fitted.weights)
+    names = list(fitted.weights)
+    here = features(Pool.of(pool.ballots, groups=["a @ b"] * 60), names)
+    assert np.array_equal(here[..., names.index("b @ a @ b")], here[..., names.index("b")])
+    assert not features(pool, names)[..., names.index("b @ c")].any()
+    assert fitted.over(Pool.of(pool.ballots)).tied.any(axis=1).all()
+
+
 def test_a_category_of_few_items_gets_no_weight_of_its_own():
     """Nine items of a category are too few, and one category alone says nothing."""
     pool, _ = planted(30)

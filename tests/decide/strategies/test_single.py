@@ -58,9 +58,15 @@ def test_no_answer_is_worth_the_worst_rating_where_ratings_are_negative():
     assert fitted(["a", "b", "c"], answers, [[-2, -4, -9], [-5, -1, NAN]]) == ("b", "c", "a")
 
 
-def test_no_answer_is_worth_nothing_where_ratings_are_positive():
-    """The least of 3 and 5 is no consolation: 5 and silence (0) is behind 3 and 3."""
-    assert fitted(["a", "b"], [["p", "q"], [None, "s"]], [[5, 3], [3, NAN]]) == ("b", "a")
+def test_no_answer_is_worth_the_worst_rating_where_ratings_are_positive():
+    """As a comparison judges it: 5 and silence (2) is ahead of 4 and 2, and behind 4 and 4."""
+    assert fitted(["a", "b"], [["p", "q"], [None, "s"]], [[5, 4], [2, NAN]]) == ("a", "b")
+    assert fitted(["a", "b", "c"], [["p", "q", "r"], [None, "s", "t"]], [[5, 4, 2], [4, 4, NAN]]) == ("b", "a", "c")
+
+
+def test_no_answer_is_worth_nothing_where_values_are_shares():
+    """Within [0, 1] silence is 0, not the least share: 0.9 and silence is behind 0.5 and 0.5."""
+    assert fitted(["a", "b"], [["p", "q"], [None, "s"]], [[0.9, 0.5], [0.5, NAN]]) == ("b", "a")
 
 
 def test_an_answer_of_unknown_value_is_no_silence():

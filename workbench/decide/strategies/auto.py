@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.decide.learn import all_known
 from workbench.decide.merge import MajorityVoting, params_of
 from workbench.decide.pool import Pool, learned, merged, over, unfitted
 from workbench.decide.strategies.single import BestSingle
@@ -39,8 +40,9 @@ class Auto:
     """Best single model, vote, log-odds or stacking: whichever wins on items it has not seen, by enough.
 
     chosen: name and parameters of the strategy taken, learned by `fit`. reason: why, in words.
-    folds: 2 or more. caution: errors, >= 0, that a gain must exceed; 0 takes whatever is ahead. An error is the standard
-    error of the gain and the weight of one item more. At 1.5, a merge that is no better is taken about once in 15 times.
+    folds: 2 or more. caution: errors, >= 0, that a gain must exceed; 0 takes whatever is ahead. An error is the
+    standard error of the gain and the weight of one item more. At 1.5, a merge that is no better is taken about once in
+    15 times.
     """
 
     chosen: Mapping[str, Any] | None = None
@@ -86,7 +88,7 @@ class Auto:
     def fit(self, pool: Pool, values: Floats) -> Self:
         """The choice of these items. Raises LLMValidationError fit.items where no item has a known value."""
         single = BestSingle().fit(pool, values)
-        known = np.flatnonzero(pool.present.any(axis=1) & ~(np.isnan(values) & pool.present).any(axis=1))
+        known = all_known(pool, values)
         if len(known) < max(MINIMUM, 2 * self.folds):
             return self._with(single, f"{len(known)} labelled items are too few to compare merges on")
         ahead = {
@@ -119,8 +121,8 @@ class Auto:
             ours, theirs = (over(each, pool.take(test)).scores(values[test]) for each in both)
             gains[judge] = ours - theirs
         # Where few items differ their variance is luck too: one item more may count as much as the largest of them.
-        error = gains.std(ddof=1) / np.sqrt(len(gains)) + np.abs(gains).max() / len(gains)
-        return float(gains.mean()), float(error)
+        unsure = gains.std(ddof=1) / np.sqrt(len(gains)) + np.abs(gains).max() / len(gains)
+        return float(gains.mean()), float(unsure)
 
     def _with(self, strategy: Candidate, reason: str) -> Self:
         return replace(self, chosen={"policy": strategy.name, "params": params_of(strategy)}, reason=reason)

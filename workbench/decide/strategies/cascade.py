@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.decide.calibration import pool_adjacent_violators
-from workbench.decide.learn import check_fractions, worth_of_members
+from workbench.decide.learn import all_known, check_fractions, worth_of_members
 from workbench.decide.pool import Pool, merged, nothing_to_learn, unfitted
 from workbench.decide.votes import Codes, Floats, Outcome
-from workbench.decide.weights import check_members, check_models
+from workbench.decide.weights import check_members, check_models, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -53,14 +53,19 @@ class Cascade:
     def __post_init__(self) -> None:
         for field in ("order", "ranking"):
             if (names := getattr(self, field)) is not None:
-                check_models(list(names))
+                check_models(names)
                 object.__setattr__(self, field, tuple(names))
-        if not 0 <= self.tolerance < np.inf:
-            raise _refused(f"tolerance {self.tolerance!r} is no finite number >= 0", "use 0, or 0.01 for one in 100")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise _refused(f"threshold {self.threshold!r} is not in [0, 1]", "leave it out and fit the policy")
+        if not is_finite(self.tolerance) or self.tolerance < 0:
+            raise _refused(
+                f"tolerance {self.tolerance!r:.60} is no finite number >= 0", "use 0, or 0.01 for one in 100"
+            )
+        if self.threshold is not None and not (is_finite(self.threshold) and 0 <= self.threshold <= 1):
+            raise _refused(f"threshold {self.threshold!r:.60} is not in [0, 1]", "leave it out and fit the policy")
         if self.chances is not None:
-            rows = tuple(tuple(float(p) for p in row) for row in self.chances)
+            try:
+                rows = tuple(tuple(float(p) for p in row) for row in self.chances)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise _refused(f"chances cannot be read: {error!s:.80}", "leave them out and fit the policy") from error
             if [len(row) for row in rows] != list(range(1, len(self.ranking or ()) + 1)):
                 raise _refused(
                     "chances are no rows of 1, 2, ... up to the ranking", "leave them out and fit the policy"
@@ -79,8 +84,8 @@ class Cascade:
         up, the most accurate of all is taken, and `reason` says so. Only items count whose answers all have a known
         value, which must lie in [0, 1]. Raises LLMValidationError fit.items, fit.values, validation.weights.
         """
-        check_fractions(self.name, values)
-        known = np.flatnonzero(pool.present.any(axis=1) & ~(np.isnan(values) & pool.present).any(axis=1))
+        check_fractions(self.name, pool, values)
+        known = all_known(pool, values)
         if not len(known):
             raise nothing_to_learn(self.name, f"none of {len(pool)} items has answers that all have a known value")
         pool, values = pool.take(known), values[known]

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from workbench.canonical import canonical_json, clean_text
 from workbench.decide.answers import MAX_DIGITS, MAX_WORD, normalise
-from workbench.decide.merge import prepare
+from workbench.decide.merge import check_contributions, prepare
 from workbench.decide.weights import Weights, check_members, units_of
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
@@ -57,7 +57,7 @@ class FieldWise:
     def __post_init__(self) -> None:
         if self.weights is not None:
             object.__setattr__(self, "weights", Weights(self.weights))
-        if self.lists not in get_args(Lists):
+        if not isinstance(self.lists, str) or self.lists not in get_args(Lists):
             raise LLMValidationError(
                 f"lists {self.lists!r:.60} is not {' or '.join(get_args(Lists))}",
                 code="validation.strategy",
@@ -66,6 +66,7 @@ class FieldWise:
 
     def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
         """The merged object; answer None where no member has one. Raises as the merges of decide/merge.py do."""
+        check_contributions(contributions)
         if self.weights is not None and contributions:
             check_members(self.weights, [c.model for c in contributions])
             contributions = [replace(c, weight=float(self.weights[c.model])) for c in contributions]

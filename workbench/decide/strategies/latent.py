@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.decide.annotators import dawid_skene, one_coin
-from workbench.decide.learn import log_odds_of
-from workbench.decide.pairwise import correlation_warning, excess_agreement
+from workbench.decide.learn import log_odds
+from workbench.decide.pairwise import MOST_MODELS, correlation_warning, excess_agreement
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, softmax, unfitted, votes_for
 from workbench.decide.votes import Ballots, Floats, Outcome
-from workbench.decide.weights import Signed, check_members, check_models
+from workbench.decide.weights import Signed, check_members, check_models, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -48,8 +48,8 @@ class OneCoin:
             object.__setattr__(self, "accuracy", Signed(self.accuracy))
             if not all(0 <= p <= 1 for p in self.accuracy.values()):
                 raise _refused(f"accuracy {dict(self.accuracy)!r:.100} is not all in [0, 1]")
-        if self.options is not None and (isinstance(self.options, bool) or self.options < 2):
-            raise _refused(f"options {self.options!r} is no number of answers from 2")
+        if self.options is not None and (not is_finite(self.options) or self.options < 2):
+            raise _refused(f"options {self.options!r:.60} is no number of answers from 2")
 
     @property
     def fitted(self) -> bool:
@@ -79,7 +79,7 @@ class OneCoin:
             raise unfitted(self)
         check_members(self.accuracy, pool.models)
         own = np.array([self.accuracy[model] for model in pool.models])
-        weights = log_odds_of(np.clip(own, SMALLEST, 1 - SMALLEST), self.options or 2)
+        weights = log_odds(np.clip(own, SMALLEST, 1 - SMALLEST), self.options or 2)
         ballots = pool.ballots
         return outcome_of(ballots, softmax(votes_for(ballots.codes, weights, ballots.width), pool.present))
 
@@ -107,16 +107,23 @@ class DawidSkene:
     version: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
-        tables = tuple(tuple(tuple(row) for row in table) for table in self.confusion)
-        for field, value in (("models", tuple(self.models)), ("classes", tuple(self.classes)), ("confusion", tables)):
+        try:
+            tables = tuple(tuple(tuple(map(float, row)) for row in table) for table in self.confusion)
+            prior = None if self.prior is None else tuple(map(float, self.prior))
+            models, classes = tuple(self.models), tuple(map(str, self.classes))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _refused(f"what dawid_skene has learned cannot be read: {error!s:.80}") from error
+        for field, value in (("models", models), ("classes", classes), ("prior", prior), ("confusion", tables)):
             object.__setattr__(self, field, value)
-        if self.prior is None:
+        if prior is None:
             return
-        check_models(list(self.models))
-        object.__setattr__(self, "prior", tuple(self.prior))
-        k = len(self.classes)
-        if (len(self.prior), np.shape(tables)) != (k, (len(self.models), k, k)):
-            raise _refused(f"prior and confusion do not fit {k} classes and {len(self.models)} models")
+        check_models(models)
+        k = len(classes)
+        fits = len(prior) == k and len(tables) == len(models) and all(len(table) == k for table in tables)
+        if not fits or any(len(row) != k for table in tables for row in table):
+            raise _refused(f"prior and confusion do not fit {k} classes and {len(models)} models")
+        if not all(0 <= p <= 1 for row in (prior, *(row for table in tables for row in table)) for p in row):
+            raise _refused("prior and confusion are not all in [0, 1]")
 
     @property
     def fitted(self) -> bool:
@@ -192,6 +199,8 @@ def _warning(pool: Pool, width: int) -> str:
     """What speaks against independent errors, in words; nothing where there are too few members to tell."""
     if len(pool.models) < FEWEST_MODELS:
         return ""
+    if len(pool.models) > MOST_MODELS:
+        return f"errors that models share were not looked for: {len(pool.models)} models are too many"
     return correlation_warning(pool.models, excess_agreement(pool.ballots.codes, width=width)) or ""
 
 

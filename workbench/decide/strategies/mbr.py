@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.canonical import text_hash
-from workbench.decide.learn import ridge, supporters, worth_of_members
+from workbench.decide.learn import check_values, ridge, supporters, worth_of_members, worth_of_nothing
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, softmax, unfitted, votes_for
 from workbench.decide.strategies.weighted import LARGEST
-from workbench.decide.textmetrics import METRICS, pairwise
+from workbench.decide.textmetrics import check_metric, pairwise
 from workbench.decide.votes import Floats, Outcome
-from workbench.decide.weights import SCALE, Signed, Weights, check_members, closest
+from workbench.decide.weights import SCALE, Signed, Weights, check_members, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -56,10 +56,9 @@ class MinimumBayesRisk:
     weights: Mapping[str, float] | None = None
     name: ClassVar[str] = "minimum_bayes_risk"
     version: ClassVar[str] = "1"
-    needs_texts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric)
+        check_metric(self.metric)
         if self.weights is not None:
             object.__setattr__(self, "weights", Weights(self.weights))
 
@@ -72,16 +71,16 @@ class MinimumBayesRisk:
         """The weights of these items: a softmax of the models' mean values, at the temperature that does best here.
 
         Means are standardised, so that no scale of values is preferred; of equal temperatures the highest is taken. A
-        model is worth the least that any answer was where it has none, and an answer of unknown value the mean of its
+        model is worth what worth_of_nothing says where it has no answer, and an answer of unknown value the mean of its
         item. Raises LLMValidationError fit.items.
         """
+        check_values(self.name, pool, values)
         rows, known = _guessed(pool, values)
         if not len(rows):
             raise nothing_to_learn(self.name, f"none of {len(pool)} items has an answer of known value")
         part = pool.take(rows)
         worth = worth_of_members(part.ballots, known)
-        least = min(0.0, float(np.nanmin(worth)))
-        mean = np.where(np.isnan(worth), least, worth).mean(axis=0)
+        mean = np.where(np.isnan(worth), worth_of_nothing(worth), worth).mean(axis=0)
         heard = mean[~np.isnan(worth).all(axis=0)]  # a member that is never heard has no influence on the others
         spread = float(heard.std())
         alike = spread * SCALE <= np.abs(heard).max()  # but for rounding
@@ -125,17 +124,18 @@ class TextStacking:
     text_weights: Mapping[str, float] | None = None
     name: ClassVar[str] = "text_stacking"
     version: ClassVar[str] = "1"
-    needs_texts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = list(self.metrics) if isinstance(self.metrics, tuple | list) else []
         for metric in given:
-            _check_metric(metric)
+            check_metric(metric)
         if not given or len(set(given)) < len(given):
             raise _refused(f"metrics {self.metrics!r:.80} are no list of different names", 'use ("chrf",)')
         object.__setattr__(self, "metrics", tuple(self.metrics))
-        if not 0 < self.penalty < math.inf:
-            raise _refused(f"penalty {self.penalty!r} is no finite number > 0", "use 3, or more where labels are few")
+        if not is_finite(self.penalty) or self.penalty <= 0:
+            raise _refused(
+                f"penalty {self.penalty!r:.60} is no finite number > 0", "use 3, or more where labels are few"
+            )
         for field in ("weights", "text_weights"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, Signed(getattr(self, field)))
@@ -157,6 +157,7 @@ class TextStacking:
         the number of TRUST under which the choice is best on these items, of equals the smallest; 0 leaves who gave it.
         Raises LLMValidationError fit.items.
         """
+        check_values(self.name, pool, values)
         present = pool.present & ~np.isnan(values)
         if present.sum() < 2:
             raise nothing_to_learn(self.name, f"{len(pool)} items have {int(present.sum())} answers of known value")
@@ -211,12 +212,12 @@ def expected_utility(similarity: Floats, weights: Floats) -> Floats:
     >>> expected_utility([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]], [2, 1, 1]).tolist()
     [0.625, 0.5, 0.25]
     """
-    table, own = np.asarray(similarity, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if own.ndim != 1 or table.shape != (len(own), len(own)):
+    table, own = _numbers(similarity), _numbers(weights)
+    if own.ndim != 1 or table.shape != (len(own), len(own)) or not np.isfinite(table).all():
         raise LLMValidationError(
             f"similarities of the shape {table.shape} for weights of the shape {own.shape}",
             code="validation.shape",
-            next_step="give k x k similarities and k weights",
+            next_step="give k x k finite similarities and k weights",
         )
     if not (np.isfinite(own).all() and (own >= 0).all() and own.any()):
         raise LLMValidationError(
@@ -235,7 +236,7 @@ def by_embeddings(vectors: Floats) -> Floats:
     >>> by_embeddings([[1, 0], [3, 0], [0, 2]]).tolist()
     [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    made = np.asarray(vectors, dtype=np.float64)
+    made = _numbers(vectors)
     if made.ndim != 2 or not np.isfinite(made).all():
         raise LLMValidationError(
             f"vectors of the shape {made.shape}, {int((~np.isfinite(made)).sum())} numbers of them not finite",
@@ -258,7 +259,7 @@ def mbr_choice(vectors: Floats, weights: Floats) -> int:
     >>> mbr_choice([[0, 1], [1, 0.1], [1, 0]], [1, 1, 1])
     1
     """
-    own = np.asarray(weights, dtype=np.float64)
+    own = _numbers(weights)
     reached = np.where(own > 0, expected_utility(by_embeddings(vectors), own), -np.inf)
     return int(np.argmax(reached >= reached.max() - 1 / SCALE))
 
@@ -342,13 +343,15 @@ def _standardised(x: Floats, present: NDArray[np.bool_]) -> Floats:
     return np.asarray(np.where(spread > 1 / SCALE, apart / np.where(spread > 0, spread, 1.0), 0.0))
 
 
-def _check_metric(metric: object) -> None:
-    if not isinstance(metric, str) or metric not in METRICS:
+def _numbers(given: object) -> Floats:
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise LLMValidationError(
-            f"metric {metric!r:.60} is not one of {', '.join(METRICS)}",
-            code="validation.metric",
-            next_step=f"use {closest(str(metric), METRICS) or 'chrf'}",
-        )
+            f"{given!r:.80} are not numbers",
+            code="validation.shape",
+            next_step="give similarities or vectors as rows of numbers, and k weights",
+        ) from error
 
 
 def _refused(found: str, instead: str) -> LLMValidationError:

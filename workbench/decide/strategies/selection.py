@@ -9,10 +9,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.decide.learn import worth_of_members
+from workbench.decide.learn import all_known, check_values, worth_of_members, worth_of_nothing
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, unfitted, votes_for
 from workbench.decide.votes import Ballots, Codes, Floats, Outcome
-from workbench.decide.weights import Weights, check_members
+from workbench.decide.weights import Weights, check_members, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -42,9 +42,11 @@ class EnsembleSelection:
 
     def __post_init__(self) -> None:
         if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 1:
-            raise _refused(f"budget {self.budget!r} is no whole number from 1", "use the calls that an item may cost")
-        if not 0 <= self.caution < np.inf:
-            raise _refused(f"caution {self.caution!r} is no finite number >= 0", "use 1, or more to be surer")
+            raise _refused(
+                f"budget {self.budget!r:.60} is no whole number from 1", "use the calls that an item may cost"
+            )
+        if not is_finite(self.caution) or self.caution < 0:
+            raise _refused(f"caution {self.caution!r:.60} is no finite number >= 0", "use 1, or more to be surer")
         if self.members is None:
             return
         object.__setattr__(self, "members", Weights(self.members))
@@ -63,10 +65,11 @@ class EnsembleSelection:
     def fit(self, pool: Pool, values: Floats) -> Self:
         """The votes of these items; those with an answer of unknown value are left out.
 
-        values may have any scale; where nobody chosen answers, the item is worth the least that any answer was, at
-        most 0. Raises LLMValidationError fit.items.
+        values may have any scale; where nobody chosen answers, the item is worth what worth_of_nothing says.
+        Raises LLMValidationError fit.items.
         """
-        known = np.flatnonzero(pool.present.any(axis=1) & ~(np.isnan(values) & pool.present).any(axis=1))
+        check_values(self.name, pool, values)
+        known = all_known(pool, values)
         if not len(known):
             raise nothing_to_learn(self.name, f"none of {len(pool)} items has answers that all have a known value")
         found = _searched(pool.take(known).ballots, values[known], self.budget)
@@ -104,7 +107,7 @@ class _Tally:
     tied: NDArray[np.intp]
     total: Floats
 
-    def with_one_of(self, columns: Sequence[int], codes: Codes, worth: Floats, least: float) -> tuple[_Tally, Floats]:
+    def with_one_of(self, columns: Sequence[int], codes: Codes, worth: Floats, nothing: float) -> tuple[_Tally, Floats]:
         """The vote with one vote more, for the best of these columns, and what each item is worth then.
 
         A vote changes an item only where its answer passes or reaches the top, so that nothing is counted anew.
@@ -115,7 +118,7 @@ class _Tally:
         alone, joins = told & (more > top), told & (more == top)
         total = np.where(alone, mine, np.where(joins, self.total[:, None] + mine, self.total[:, None]))
         tied = np.where(alone, 1, self.tied[:, None] + joins)
-        scores = np.where(tied > 0, total / np.maximum(tied, 1), least)
+        scores = np.where(tied > 0, total / np.maximum(tied, 1), nothing)
         j = _first_of_best(scores.mean(axis=0))
         votes = self.votes.copy()
         votes[np.arange(len(votes)), safe[:, j]] += told[:, j]
@@ -132,18 +135,18 @@ def _searched(ballots: Ballots, values: Floats, budget: int) -> list[tuple[tuple
     """The votes tried, as columns, and what each item is worth by them; those of fewer members, then votes, first."""
     n = len(ballots.codes)
     worth = worth_of_members(ballots, values)
-    least = min(0.0, float(np.nanmin(worth)))
+    nothing = worth_of_nothing(worth)
     free = np.flatnonzero((ballots.codes >= 0).any(axis=0)).tolist()
     none = np.zeros(n, dtype=np.intp)
     first = _Tally(given=(), votes=np.zeros(values.shape, dtype=np.intp), top=none, tied=none, total=np.zeros(n))
     found = []
     for _ in range(min(budget, len(free))):
-        first, score = first.with_one_of(free, ballots.codes, worth, least)
+        first, score = first.with_one_of(free, ballots.codes, worth, nothing)
         found.append((first.given, score))
         free.remove(first.given[-1])
         members, more = sorted(first.given), first
         for _ in range(ROUNDS):
-            more, score = more.with_one_of(members, ballots.codes, worth, least)
+            more, score = more.with_one_of(members, ballots.codes, worth, nothing)
             found.append((more.given, score))
     return found
 

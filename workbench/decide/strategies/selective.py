@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from workbench.decide.learn import check_fractions
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, unfitted, votes_for
 from workbench.decide.votes import Floats, Outcome
-from workbench.decide.weights import Weights, check_members
+from workbench.decide.weights import Weights, check_members, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -50,11 +50,14 @@ class Selective:
 
     def __post_init__(self) -> None:
         for field in ("risk", "level"):
-            if not 0 < getattr(self, field) < 1:
-                raise _refused(f"{field} {getattr(self, field)!r} is not in (0, 1)", "use risk=0.1 and level=0.9")
-        if self.threshold is not None and not (0 <= self.threshold <= 1 or self.threshold == NEVER):
+            share = getattr(self, field)
+            if not is_finite(share) or not 0 < share < 1:
+                raise _refused(f"{field} {share!r:.60} is not in (0, 1)", "use risk=0.1 and level=0.9")
+        known = self.threshold is None or (is_finite(self.threshold) and self.threshold >= 0)
+        if not known or (self.threshold is not None and 1 < self.threshold != NEVER):
             raise _refused(
-                f"threshold {self.threshold!r} is neither in [0, 1] nor {NEVER:g}", "leave it out and fit the policy"
+                f"threshold {self.threshold!r:.60} is neither in [0, 1] nor {NEVER:g}",
+                "leave it out and fit the policy",
             )
         if self.weights is not None:
             object.__setattr__(self, "weights", Weights(self.weights))
@@ -69,7 +72,7 @@ class Selective:
 
         Raises LLMValidationError fit.items, fit.values, validation.weights.
         """
-        check_fractions(self.name, values)
+        check_fractions(self.name, pool, values)
         agreement, right = _judged(_vote(self.weights, pool), values)
         if not agreement.size:
             raise nothing_to_learn(self.name, f"the vote has no answer of known value on any of {len(pool)} items")

@@ -19,7 +19,8 @@ from workbench.decide.clues import CLUES, clues_of
 from workbench.decide.learn import check_fractions, conditional_logit, log_likelihood, supporters
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, softmax, unfitted
 from workbench.decide.votes import Floats, Outcome
-from workbench.decide.weights import Signed, check_members, check_models
+from workbench.decide.weights import Signed, check_members, check_models, is_finite
+from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
@@ -40,12 +41,19 @@ class Selector:
     penalty: float | None = None
     name: ClassVar[str] = "selector"
     version: ClassVar[str] = "1"
-    needs_texts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        is_empty = isinstance(self.models, tuple | list) and not self.models
+        if self.weights is not None or not is_empty:
+            check_models(self.models)
         object.__setattr__(self, "models", tuple(self.models))
+        if self.penalty is not None and not is_finite(self.penalty):
+            raise LLMValidationError(
+                f"penalty {self.penalty!r:.60} is no finite number",
+                code="validation.penalty",
+                next_step="leave it out and fit the policy",
+            )
         if self.weights is not None:
-            check_models(list(self.models))
             object.__setattr__(self, "weights", Signed(self.weights))
 
     @property
@@ -55,7 +63,7 @@ class Selector:
 
     def fit(self, pool: Pool, values: Floats) -> Self:
         """The weights of these items. Raises LLMValidationError fit.items, fit.values."""
-        check_fractions(self.name, values)
+        check_fractions(self.name, pool, values)
         present = pool.present & ~np.isnan(values)
         known = np.where(present, values, 0.0)
         told = np.flatnonzero((known.max(axis=1, initial=0.0) == 1.0) & (known.sum(axis=1) < present.sum(axis=1)))
@@ -102,6 +110,7 @@ def features(pool: Pool, names: Sequence[str]) -> Floats:
     place = {model: j for j, model in enumerate(pool.models)}
     alone = who * (who.sum(axis=2, keepdims=True) == 1)
     groups = np.array(pool.groups, dtype=object)
+    grouped = {f"{model} @ {group}": (j, group) for group in set(pool.groups) for model, j in place.items()}
     clues = _clues(pool, who) if set(CLUES) & set(names) else who
     made = np.zeros((*who.shape[:2], len(names)))
     pairs = {f"{a} & {b}": (place[a], place[b]) for a, b in combinations(pool.models, 2)}
@@ -115,9 +124,9 @@ def features(pool: Pool, names: Sequence[str]) -> Floats:
             made[..., column] = alone[..., single[name]]
         elif name in CLUES:
             made[..., column] = clues[..., CLUES.index(name)]
-        else:
-            model, _, group = name.rpartition(" @ ")
-            made[..., column] = who[..., place[model]] * (groups == group)[:, None]
+        elif name in grouped:  # else of a category that no item here has
+            j, group = grouped[name]
+            made[..., column] = who[..., j] * (groups == group)[:, None]
     return made
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from workbench.decide.learn import worth_of_members
+from workbench.decide.learn import check_values, worth_of_members, worth_of_nothing
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, unfitted
 from workbench.decide.votes import Floats, Outcome
 from workbench.decide.weights import check_members, check_models
@@ -28,7 +28,7 @@ class BestSingle:
 
     def __post_init__(self) -> None:
         if self.ranking is not None:
-            check_models(list(self.ranking))
+            check_models(self.ranking)
             object.__setattr__(self, "ranking", tuple(self.ranking))
 
     @property
@@ -37,18 +37,19 @@ class BestSingle:
         return self.ranking is not None
 
     def fit(self, pool: Pool, values: Floats) -> Self:
-        """The ranking by mean worth on these items; no answer is worth the least that any was, at most 0.
+        """The ranking by mean worth on these items; no answer is worth what worth_of_nothing says.
 
         An answer of unknown value is left out. Raises LLMValidationError fit.items.
         """
+        check_values(self.name, pool, values)
         worth = worth_of_members(pool.ballots, values)
         if np.isnan(worth).all():
             raise nothing_to_learn(self.name, f"none of {len(pool)} items has an answer of known value")
         known = ~np.isnan(values).all(axis=1)
-        least = min(0.0, float(np.nanmin(worth)))
-        told = np.where(pool.ballots.codes >= 0, worth, least)[known]
+        nothing = worth_of_nothing(worth)
+        told = np.where(pool.ballots.codes >= 0, worth, nothing)[known]
         count = (~np.isnan(told)).sum(axis=0)
-        mean = np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), least)
+        mean = np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), nothing)
         order = sorted(range(len(pool.models)), key=lambda j: (-mean[j], pool.models[j]))
         return replace(self, ranking=tuple(pool.models[j] for j in order))
 

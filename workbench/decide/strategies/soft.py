@@ -15,10 +15,10 @@ from typing import ClassVar, Self, get_args
 import numpy as np
 
 from workbench.decide.calibration import Calibration, Curve, calibrated, calibration_of
-from workbench.decide.learn import check_fractions, effective_options, gold_codes, worth_of_members
-from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, softmax, unfitted, votes_for
+from workbench.decide.learn import competence, log_odds, worth_of_members
+from workbench.decide.pool import Pool, merged, outcome_of, softmax, unfitted, votes_for
 from workbench.decide.votes import Floats, Outcome
-from workbench.decide.weights import Signed, check_members
+from workbench.decide.weights import Signed, check_members, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -47,16 +47,20 @@ class SoftVote:
     version: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
-        if self.calibration not in get_args(Calibration):
+        if not isinstance(self.calibration, str) or self.calibration not in get_args(Calibration):
             known = " or ".join(get_args(Calibration))
-            raise _refused(f"calibration {self.calibration!r} is not {known}", "use temperature where labels are few")
-        if not 1 < self.options < np.inf:
-            raise _refused(f"options {self.options!r} is no finite number > 1", "leave it out and fit the policy")
+            raise _refused(
+                f"calibration {self.calibration!r:.60} is not {known}", "use temperature where labels are few"
+            )
+        if not is_finite(self.options) or self.options <= 1:
+            raise _refused(f"options {self.options!r:.60} is no finite number > 1", "leave it out and fit the policy")
         if self.accuracy is not None:
             object.__setattr__(self, "accuracy", Signed(self.accuracy))
             if not all(0 < p < 1 for p in self.accuracy.values()):
                 raise _refused(f"accuracy {dict(self.accuracy)!r:.80} leaves (0, 1)", "leave it out and fit the policy")
         if self.maps is not None:
+            if not isinstance(self.maps, Mapping):
+                raise _refused(f"maps {self.maps!r:.80} are no mapping by model", "leave maps out and fit the policy")
             object.__setattr__(self, "maps", {model: _map(model, by) for model, by in self.maps.items()})
 
     def __hash__(self) -> int:
@@ -72,12 +76,8 @@ class SoftVote:
 
         Raises LLMValidationError fit.items, fit.values.
         """
-        check_fractions(self.name, values)
+        accuracy, options = competence(self.name, pool, values)
         worth = worth_of_members(pool.ballots, values)
-        asked = (~np.isnan(worth)).sum(axis=0)
-        if not asked.any():
-            raise nothing_to_learn(self.name, f"none of {len(pool)} items has an answer of known value")
-        accuracy = (np.nansum(worth, axis=0) + 0.5) / (asked + 1)
         maps: dict[str, float | Curve] = {}
         for model, quality, right in zip(pool.models, pool.ballots.quality.T, worth.T, strict=True):
             rated = ~np.isnan(quality) & ~np.isnan(right)
@@ -89,7 +89,7 @@ class SoftVote:
             self,
             accuracy=dict(zip(pool.models, accuracy.tolist(), strict=True)),
             maps=maps,
-            options=effective_options(np.where(worth < 1, pool.ballots.codes, -1), gold_codes(values)),
+            options=options,
         )
 
     def _informs(self, claimed: Floats, right: Floats) -> bool:
@@ -116,7 +116,7 @@ class SoftVote:
             told = ballots.quality[:, j]
             found = calibrated(known[model], told) if model in known else told
             p[:, j] = np.where(np.isnan(told) | (model not in known), self.accuracy[model], found)
-        weights = np.log(p) - np.log1p(-p) + np.log(self.options - 1.0)
+        weights = log_odds(p, self.options)
         return outcome_of(ballots, softmax(votes_for(ballots.codes, weights, ballots.width), pool.present))
 
     def __call__(self, contributions: Sequence[ModelContribution]) -> EnsembleResponse:
@@ -130,11 +130,14 @@ def _log_score(p: Floats, right: Floats) -> Floats:
 
 def _map(model: str, by: float | Curve) -> float | Curve:
     """A calibration map as plain numbers; refused where it does not lead into (0, 1)."""
-    if isinstance(by, int | float):
+    if is_finite(by):
         made: float | Curve = float(by)
-        fine = 0 < by < np.inf
+        fine = by > 0
     else:
-        made = tuple((float(x), float(p)) for x, p in by)
+        try:
+            made = tuple((float(x), float(p)) for x, p in by)  # type: ignore[union-attr]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _refused(f"map {by!r:.80} of {model!r} is none", "leave maps out and fit the policy") from error
         fine = bool(made) and all(0 < p < 1 for _, p in made)
     if not fine:
         raise _refused(f"map {by!r:.80} of {model!r} leaves (0, 1)", "leave maps out and fit the policy")

@@ -13,19 +13,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from workbench.decide.learn import (
-    check_fractions,
-    conditional_logit,
-    effective_options,
-    gold_codes,
-    log_odds,
-    ridge,
-    supporters,
-    worth_of_members,
-)
+from workbench.decide.learn import check_values, competence, conditional_logit, log_odds, ridge, supporters
 from workbench.decide.pool import Pool, merged, nothing_to_learn, outcome_of, softmax, unfitted, votes_for
 from workbench.decide.votes import Floats, Outcome
-from workbench.decide.weights import Signed, check_members
+from workbench.decide.weights import Signed, check_members, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import EnsembleResponse, ModelContribution
 
@@ -59,14 +50,7 @@ class LogOdds:
 
         Raises LLMValidationError fit.items, fit.values.
         """
-        check_fractions(self.name, values)
-        worth = worth_of_members(pool.ballots, values)
-        asked = (~np.isnan(worth)).sum(axis=0)
-        if not asked.any():
-            raise nothing_to_learn(self.name, f"none of {len(pool)} items has an answer of known value")
-        wrong = np.where(worth < 1, pool.ballots.codes, -1)  # not those of unknown value, nor a second right answer
-        options = effective_options(wrong, gold_codes(values))
-        found = log_odds(np.nansum(worth, axis=0), asked, options)
+        found = log_odds(*competence(self.name, pool, values))
         return replace(self, weights=dict(zip(pool.models, found.tolist(), strict=True)))
 
     def over(self, pool: Pool) -> Outcome:
@@ -95,9 +79,9 @@ class Stacking:
     version: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0 or not np.isfinite(self.penalty):
+        if not is_finite(self.penalty) or self.penalty <= 0:
             raise LLMValidationError(
-                f"penalty {self.penalty!r} is no finite number > 0",
+                f"penalty {self.penalty!r:.60} is no finite number > 0",
                 code="validation.penalty",
                 next_step="use 3, or more where labels are few",
             )
@@ -111,6 +95,7 @@ class Stacking:
 
     def fit(self, pool: Pool, values: Floats) -> Self:
         """The weights of these items. Raises LLMValidationError fit.items."""
+        check_values(self.name, pool, values)
         features, present = supporters(pool.ballots), pool.present & ~np.isnan(values)
         if present.sum() < 2:
             raise nothing_to_learn(self.name, f"{len(pool)} items have {int(present.sum())} answers of known value")
