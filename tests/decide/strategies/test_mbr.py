@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.contracts import merge_contract as contract
+from tests.decide.strategies.cases import refused
 from workbench.decide.merge import params_of
 from workbench.decide.policies import check_ready
 from workbench.decide.pool import Learner, Pool
@@ -26,7 +27,6 @@ from workbench.decide.strategies.mbr import (
 )
 from workbench.decide.textmetrics import METRICS
 from workbench.decide.votes import Ballots
-from workbench.errors import LLMValidationError
 from workbench.facts import ModelContribution, Response
 from workbench.study.stats import split_differences
 
@@ -50,14 +50,6 @@ def decided(strategy, *texts, models="abcdefgh"):
         )
         for m, text in zip(models, texts, strict=False)
     ])  # fmt: skip
-
-
-def refused(make, code):
-    with pytest.raises(LLMValidationError) as caught:
-        make()
-    assert caught.value.code == code
-    assert len(caught.value.next_step) <= 160
-    return caught.value
 
 
 def phrase(chance, words=4):

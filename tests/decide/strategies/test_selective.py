@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.contracts import merge_contract as contract
+from tests.decide.strategies.cases import decided, refused, run_of
 from workbench.decide.merge import params_of
 from workbench.decide.pool import Pool
 from workbench.decide.strategies.selective import (
@@ -19,32 +20,8 @@ from workbench.decide.strategies.selective import (
     safe_threshold,
 )
 from workbench.decide.votes import Ballots
-from workbench.errors import LLMValidationError
-from workbench.facts import ModelContribution, Response
 
 NAN = float("nan")
-
-
-def run_of(columns, gold):
-    """A pool of these answers by model, and the value of each: 1 where it is the item's gold answer."""
-    ballots = Ballots.of(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
-    return Pool.of(ballots), ballots.values(np.zeros(ballots.codes.shape), list(gold))
-
-
-def decided(strategy, *answers, models="abcde"):
-    """The answer to one item, given by these models in order."""
-    return strategy([
-        ModelContribution(model=m, answer=a, response=Response(request_key="", model=m, text=f"{m} {a}", source="live"))
-        for m, a in zip(models, answers, strict=False)
-    ])  # fmt: skip
-
-
-def refused(make, code):
-    with pytest.raises(LLMValidationError) as caught:
-        make()
-    assert caught.value.code == code
-    assert len(caught.value.next_step) <= 160
-    return caught.value
 
 
 def planted(items, seed=0, accuracy=0.8, members=5):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.contracts import merge_contract as contract
+from tests.decide.strategies.cases import refused
 from workbench.decide.calibration import temperature_scale
 from workbench.decide.merge import params_of
 from workbench.decide.pool import Pool
@@ -17,7 +18,6 @@ from workbench.decide.quality import on_other_items
 from workbench.decide.strategies.soft import SoftVote
 from workbench.decide.strategies.weighted import LogOdds
 from workbench.decide.votes import Ballots
-from workbench.errors import LLMValidationError
 from workbench.facts import ModelContribution, Response
 
 NAN = float("nan")
@@ -32,14 +32,6 @@ def decided(strategy, *claims):
         )
         for m, (a, q) in zip("abcdef", claims, strict=False)
     ])  # fmt: skip
-
-
-def refused(make, code):
-    with pytest.raises(LLMValidationError) as caught:
-        make()
-    assert caught.value.code == code
-    assert len(caught.value.next_step) <= 160
-    return caught.value
 
 
 def planted(items, telling, seed=0, accuracies=(0.5, 0.55, 0.6, 0.65, 0.7), options=4):

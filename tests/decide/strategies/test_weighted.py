@@ -7,37 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from tests.decide.strategies.cases import decided, refused, run_of
 from workbench.decide.learn import ridge, supporters
 from workbench.decide.pool import Pool
 from workbench.decide.strategies.weighted import LogOdds, Stacking
 from workbench.decide.votes import Ballots
-from workbench.errors import LLMValidationError
-from workbench.facts import ModelContribution, Response
 
 NAN = float("nan")
 BOTH = [LogOdds, Stacking]
-
-
-def run_of(columns, gold):
-    """A pool of these answers by model, and the value of each: 1 where it is the item's gold answer."""
-    ballots = Ballots.of(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
-    return Pool.of(ballots), ballots.values(np.zeros(ballots.codes.shape), list(gold))
-
-
-def decided(strategy, *answers, models="abc"):
-    """The answer to one item, given by these models in order."""
-    return strategy([
-        ModelContribution(model=m, answer=a, response=Response(request_key="", model=m, text=f"{m} {a}", source="live"))
-        for m, a in zip(models, answers, strict=False)
-    ])  # fmt: skip
-
-
-def refused(make, code):
-    with pytest.raises(LLMValidationError) as caught:
-        make()
-    assert caught.value.code == code
-    assert len(caught.value.next_step) <= 160
-    return caught.value
 
 
 # Gold is x on eight items. a is right on 7, b on 5, c on 2; b is silent once.
