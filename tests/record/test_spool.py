@@ -571,6 +571,31 @@ def test_st_disk_full_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert items(tmp_path / "gone") == [str(i) for i in range(20)]
 
 
+def test_rows_written_after_the_folder_was_removed_are_not_lost_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file without a name takes no more rows: they are kept, which is said, raised at a flush, and mended.
+
+    An open file can be written to long after it was removed, and nobody will ever read it.
+    """
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    writer = SpoolWriter(folder, COLUMNS)
+    writer.write([score("removed with the folder")])
+    shutil.rmtree(folder)
+    for name in ("a", "b"):
+        writer.write([score(name)])
+    assert [r.name for r in caplog.records] == ["workbench.record"]
+    with pytest.raises(LLMError, match="2 batches are in memory") as caught:
+        writer.flush()
+    assert (caught.value.code, caught.value.retryable) == ("storage.removed", True)
+    assert len(caught.value.next_step) <= 160
+    folder.mkdir()
+    writer.write([score("c")])
+    writer.close()
+    assert items(folder) == ["a", "b", "c"]
+
+
 def test_st_readonly_folder_is_a_typed_error_at_flush(tmp_path: Path) -> None:
     """What cannot be written at the end is raised with a code and a next step."""
     (tmp_path / "file").write_text("in the way")

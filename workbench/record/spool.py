@@ -215,6 +215,9 @@ class SpoolWriter:
             self.texts = set()
 
     def _file(self) -> int:
+        # Only who holds its lock takes a spool file away, so that one without a name was removed by somebody else.
+        if self._fd is not None and not os.fstat(self._fd).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "its spool file was removed")
         if self._fd is None:
             name = f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(4).hex()}"
             # Locked under another name first: a file that can be seen as *.spool is never unlocked and alive.
@@ -266,6 +269,8 @@ def storage_error(error: OSError, folder: Path, batches: int) -> LLMError:
         code, step = "storage.full", "free disk space and call flush()"
     elif error.errno in (errno.EMFILE, errno.ENFILE):
         code, step = "storage.open", "close files, or raise the limit of open files (ulimit -n)"
+    elif error.errno == errno.ENOENT:
+        code, step = "storage.removed", "put the folder back and call flush(); what was written before is gone with it"
     else:
         code, step = "storage.readonly", "make the folder writable, or choose another --log"
     return LLMError(

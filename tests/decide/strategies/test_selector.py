@@ -73,6 +73,13 @@ def test_a_category_may_be_called_anything_and_be_missing_where_it_decides():
     assert fitted.over(Pool.of(pool.ballots)).tied.any(axis=1).all()
 
 
+def test_pairs_of_many_members_have_no_weights():
+    """Forty have 780 pairs; of more there would be more weights than any labels could tell apart."""
+    for members, pairs in ((40, 780), (41, 0)):
+        names = feature_names(Pool.of(Ballots.of([f"m{j:02}" for j in range(members)], [["x"] * members] * 12)))
+        assert sum(" & " in name for name in names) == pairs
+
+
 def test_a_category_of_few_items_gets_no_weight_of_its_own():
     """Nine items of a category are too few, and one category alone says nothing."""
     pool, _ = planted(30)

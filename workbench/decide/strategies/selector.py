@@ -26,13 +26,14 @@ from workbench.facts import EnsembleResponse, ModelContribution
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
 FOLDS = 3
 FEWEST = 10  # items of a category, for a weight of its own
+PAIRED = 40  # members, at most, whose pairs have weights: 780 of them
 
 
 @dataclass(frozen=True)
 class Selector:
     """The answer that is most probably right by its supporters, their agreements, its category and its solution.
 
-    weights: feature -> weight, learned by `fit`: "m" for a member, "m & n" for a pair that agrees, "m alone",
+    weights: feature -> weight, learned by `fit`: "m" for a member, "m & n" for a pair that agrees (of up to 40 members), "m alone",
     "m @ category", and the clues. models: the members fitted on. penalty: the one chosen.
     """
 
@@ -97,7 +98,7 @@ def feature_names(pool: Pool) -> list[str]:
     large = [group for group, count in counts.items() if count >= FEWEST] if len(counts) > 1 else []
     return [
         *pool.models,
-        *(f"{one} & {other}" for one, other in combinations(pool.models, 2)),
+        *(f"{one} & {other}" for one, other in combinations(pool.models, 2) if len(pool.models) <= PAIRED),
         *(f"{model} alone" for model in pool.models),
         *(f"{model} @ {group}" for group in large for model in pool.models),
         *CLUES,
