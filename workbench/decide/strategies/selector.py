@@ -33,7 +33,7 @@ PAIRED = 40  # members, at most, whose pairs have weights: 780 of them
 class Selector:
     """The answer that is most probably right by its supporters, their agreements, its category and its solution.
 
-    weights: feature -> weight, learned by `fit`: "m" for a member, "m & n" for a pair that agrees (of up to 40 members),
+    weights: feature -> weight, learned by `fit`: "m" for a member, "m & n" for a pair that agrees, of up to 40 members,
     "m alone", "m @ category", and the clues. models: the members fitted on. penalty: the one chosen.
     """
 
