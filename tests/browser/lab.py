@@ -105,12 +105,21 @@ def outputs(path: Path) -> list[Any]:
     return [o for c in json.loads(path.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
 
 
-def opened(browser: Any, lab: Lab) -> Any:
-    """A page with the notebook, connected to its kernel."""
-    page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+class Heard(NamedTuple):
+    """What a page has asked for, and what went wrong in it."""
+
+    requests: list[str]
+    errors: list[str]
+
+
+def opened(browser: Any, lab: Lab) -> tuple[Any, Heard]:
+    """A page with the notebook, connected to its kernel, and what is heard of it from its first request on."""
+    page, heard = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page(), Heard([], [])
+    page.on("request", lambda request: heard.requests.append(request.url))
+    page.on("pageerror", lambda error: heard.errors.append(str(error)))
     page.goto(f"{lab.url}/lab/tree/{lab.file.name}", timeout=60_000)
     page.wait_for_selector(IDLE, timeout=60_000)
-    return page
+    return page, heard
 
 
 def run_all(page: Any, lab: Lab) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.lab import IDLE, Lab, opened, outputs, playwright, run_all, served
+from tests.browser.lab import Lab, opened, outputs, playwright, run_all, served
 from workbench import Workbench
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -35,13 +35,7 @@ def lab(chromium: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 @pytest.mark.parametrize("lab", ["01_merge_strategies.ipynb"], indirect=True)
 def test_the_headline_notebook_runs_in_jupyterlab(lab: Lab, browser: Any):
     """Run all: every cell ends without an error, figures are drawn, the verdicts stand in a table, nothing goes out."""
-    page = opened(browser, lab)
-    requests: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.reload()
-    page.wait_for_selector(IDLE, timeout=60_000)
+    page, heard = opened(browser, lab)
     run_all(page, lab)
 
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0", timeout=30_000)
@@ -58,9 +52,9 @@ def test_the_headline_notebook_runs_in_jupyterlab(lab: Lab, browser: Any):
     assert {row[header.index("verdict")] for row in rows} <= {"better", "worse", "cannot tell"}
     assert verdicts.is_visible()
     assert [
-        url for url in requests if not url.startswith((lab.url, lab.url.replace("http", "ws"), "data:", "blob:"))
+        url for url in heard.requests if not url.startswith((lab.url, lab.url.replace("http", "ws"), "data:", "blob:"))
     ] == []
-    assert errors == []
+    assert heard.errors == []
 
     page.keyboard.press("Control+s")
     until = time.monotonic() + 20
@@ -74,7 +68,7 @@ def test_the_headline_notebook_runs_in_jupyterlab(lab: Lab, browser: Any):
 @pytest.mark.parametrize("lab", ["04_tune_weights.ipynb"], indirect=True)
 def test_a_slider_merges_the_recorded_answers_again(lab: Lab, browser: Any, tmp_path: Path):
     """The score and its interval follow a slider that a user moves, to and fro, and no model is asked again."""
-    page = opened(browser, lab)
+    page, _ = opened(browser, lab)
     run_all(page, lab)
     panel = page.locator(".jp-OutputArea-output .widget-html .workbench-tune").first
     panel.wait_for(timeout=30_000)

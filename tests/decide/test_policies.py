@@ -62,13 +62,15 @@ def test_an_unknown_name_is_answered_with_the_closest(asked, meant):
 
 
 @pytest.mark.parametrize(
-    ("name", "params"),
-    [("log_odds", {"threshold": 0.5}), ("stacking", {"penalty": "much"}), ("best_single", {"ranking": 3}),
-     ("auto", {"chosen": {"policy": "stacking", "params": {"weight": {}}}}), ("auto", {"caution": None})],
+    ("name", "params", "code"),
+    [("log_odds", {"threshold": 0.5}, "strategy"), ("stacking", {"penalty": "much"}, "penalty"),
+     ("best_single", {"ranking": 3}, "models"), ("best_of_n", {"threshold": 1.5}, "threshold"),
+     ("auto", {"chosen": {"policy": "stacking", "params": {"weight": {}}}}, "strategy"),
+     ("auto", {"caution": None}, "strategy")],
 )  # fmt: skip
-def test_parameters_that_a_strategy_cannot_take_are_refused(name, params):
-    """A wrong name or kind of parameter is a typed refusal, wherever in the policy it stands."""
-    refused(lambda: policy(name, params), "validation.strategy")
+def test_parameters_that_a_strategy_cannot_take_are_refused(name, params, code):
+    """A wrong name or kind of parameter is a typed refusal, by the policy's own code where it has a narrower one."""
+    refused(lambda: policy(name, params), f"validation.{code}")
 
 
 JUNK = [

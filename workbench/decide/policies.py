@@ -42,6 +42,8 @@ def policy(name: str, params: Mapping[str, Any] | None = None) -> Merge:
         )
     try:
         return POLICIES[name](**dict(params or {}))
+    except LLMValidationError:
+        raise
     except (TypeError, ValueError) as error:
         raise LLMValidationError(
             f"{name} does not take the parameters {params!r:.80}: {error!s:.120}",
