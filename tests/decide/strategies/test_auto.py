@@ -153,6 +153,17 @@ def test_the_reason_tells_the_gain_and_its_error():
     assert told["majority_voting"] == (pytest.approx(1 / 3, abs=5e-5), pytest.approx(error, abs=5e-5))
 
 
+def test_without_a_label_it_says_what_to_label_first():
+    """Nothing can be chosen by votes alone; the refusal names what tells the risk, and the items to begin with."""
+    pool, values = small(60)
+    with pytest.raises(LLMValidationError) as refused:
+        Auto().fit(pool, np.full_like(values, np.nan))
+    assert refused.value.code == "fit.items"
+    assert "label_first" in refused.value.next_step
+    assert "warn_without_labels" in refused.value.next_step
+    assert len(refused.value.next_step) <= 160
+
+
 def test_two_lucky_items_are_not_enough():
     """Of 40 items the vote is ahead on two and behind on none: one more could be the other way, and it is not taken.
 

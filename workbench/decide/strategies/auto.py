@@ -32,6 +32,9 @@ Candidate = BestSingle | MajorityVoting | LogOdds | Stacking
 CANDIDATES: Mapping[str, type[Candidate]] = MappingProxyType(
     {c.name: c for c in (BestSingle, MajorityVoting, LogOdds, Stacking)}
 )
+TO_LABEL = (
+    "label those of understand.label_first(run.pool, 50); understand.warn_without_labels(run.pool) tells the risk"
+)
 MINIMUM = 20  # items; with fewer a fold has too few to say anything
 
 
@@ -87,7 +90,12 @@ class Auto:
 
     def fit(self, pool: Pool, values: Floats) -> Self:
         """The choice of these items. Raises LLMValidationError fit.items where no item has a known value."""
-        single = BestSingle().fit(pool, values)
+        try:
+            single = BestSingle().fit(pool, values)
+        except LLMValidationError as error:
+            if error.code == "fit.items":
+                error.next_step = TO_LABEL
+            raise
         known = all_known(pool, values)
         if len(known) < max(MINIMUM, 2 * self.folds):
             return self._with(single, f"{len(known)} labelled items are too few to compare merges on")
