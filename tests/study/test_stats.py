@@ -79,6 +79,18 @@ def test_the_interval_covers_the_true_mean():
     assert 0.945 - 0.027 <= covered / 600 <= 0.95 + 0.027
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("items", "better", "worse"), [(100, 0.2, 0.12), (300, 0.15, 0.10)])
+def test_intervals_cover_as_often_as_they_say(items: int, better: float, worse: float):
+    """Of 2,000 simulated comparisons between 93 and 97 % have the true difference inside their 95 % interval."""
+    chance, covered = np.random.default_rng(items), 0
+    for seed in range(2000):
+        differences = chance.choice([1.0, -1.0, 0.0], items, p=[better, worse, 1 - better - worse])
+        low, high = bootstrap_interval(differences, samples=1000, seed=seed)
+        covered += low[0] <= better - worse <= high[0]
+    assert 0.93 <= covered / 2000 <= 0.97
+
+
 def test_an_interval_of_another_level_is_nested():
     """A 50 % interval lies strictly inside the 95 % one, at about 0.674 standard errors from the mean."""
     low, high = bootstrap_interval(MANY, level=0.5)
