@@ -22,7 +22,7 @@ from workbench.record.schema import COLUMNS, KEYS, VERSION
 from workbench.record.views import VIEWS
 
 STORED = Path(__file__).parent / "logs"
-LOGS = {"v1": 1, "v2-early": 2, "v2": 2}  # archive -> schema version of its database
+LOGS = {"v1": 1, "v2-early": 2, "v2": 2, "v3": 3}  # archive -> schema version of its database
 Rows = dict[str, Counter[tuple[tuple[str, Any], ...]]]
 
 
@@ -102,7 +102,8 @@ def test_st_older_log_stored_answers_every_view(tmp_path: Path, name: str) -> No
     """Runs, calls, attempts, sums of money and summaries come out as the 26 items that were logged make them."""
     log = Log.open(unpacked(name, tmp_path))
     with log.snapshot() as con:
-        assert [view for view in VIEWS if not con.execute(f"from {view}").fetchall()] == []
+        empty = [view for view in VIEWS if not con.execute(f"from {view}").fetchall()]
+    assert empty == ["tellings", "patterns"]  # no optimizer was told anything yet
     assert log.rows("select run_id, status, items, cpu_s from runs order by run_id") == [
         ("pets-1", "finished", 12, None),
         ("pets-2", "cancelled", 6, None),

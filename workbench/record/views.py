@@ -1,6 +1,6 @@
 """The views of the log: what readers query, stable while tables change.
 
-    log.X (tables) --> views of the same names, and summaries: costs, monthly_costs, latency, errors
+    log.X (tables) --> views of the same names, and summaries: costs, monthly_costs, latency, errors, patterns
 
 The last migration builds them all anew, so this is the only place where they stand. Where a view shows numbers it has
 a column `source`: `live`, `recorded`, `simulated` or `cache`. Sums and percentiles leave out what is not known (null),
@@ -65,6 +65,20 @@ VIEWS: Mapping[str, str] = MappingProxyType(
         d.output->'tied' as tied, cast(d.output->>'confidence' as double) as confidence,
         cast(d.output->>'agreement' as double) as agreement, d.duration_us, d.request_key, d.span_id, r.source
     from log.decisions d left join log.runs r using (run_id) where d.kind = 'merge'
+""",
+        "tellings": """
+    select telling->>'$[0][0]' as model, telling->>'$[0][1]' as task, telling->>'$[0][2]' as "group",
+        telling->>'$[1]' as strategy, cast(telling->>'$[2]' as double) as quality,
+        make_timestamp(cast(telling->>'$[3]' as bigint) // 1000) as told_at, item_id,
+        case when starts_with(telling->>'$[0][0]', 'simulated:') then 'simulated'
+            when starts_with(telling->>'$[0][0]', 'recorded:') then 'recorded' else 'live' end as source, span_id
+    from (select *, inputs->'$.telling' as telling from log.decisions
+        where kind = 'learn' and policy = 'tell' and (output->>'$.error') is null)
+""",
+        "patterns": """
+    select model, task, "group", strategy, count(*) as tellings, avg(quality) as quality, min(told_at) as first_told,
+        max(told_at) as last_told, source
+    from tellings group by model, task, "group", strategy, source
 """,
         "scores": f"""
     select s.*, {_RUN_SOURCE} as source from log.scores s left join log.runs r using (run_id)
