@@ -17,6 +17,7 @@ import pytest
 import workbench
 from workbench import Workbench
 from workbench.cli import main
+from workbench.facts import TASKS
 from workbench.record.transfer import SCHEMA
 
 HEAVY = ("numpy", "pandas", "plotly", "scipy", "papermill", "duckdb", "nbconvert", "IPython")
@@ -235,7 +236,7 @@ def test_models_lists_recordings_suites_and_simulated_models(log: Path, cli: Any
     for part in ("maths  (recorded, 4 items)", "  styled  [cot, direct]", "  question_answering", "  simulated:strong"):
         assert part in text
     document = cli("models", "--log", log, "--json").json
-    assert document["suites"] == ["general", "question_answering", "reasoning"]
+    assert document["suites"] == sorted(TASKS)
     assert document["recordings"][0]["models"][2] == {"model": "styled", "styles": ["cot", "direct"]}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ from statistics import median
 
 import pytest
 
-from workbench.act.simulated import PROFILES, Profile, SimulatedModel, wrong_answers
+from workbench.act.simulated import PROFILES, Profile, SimulatedModel, damaged, wrong_answers
 from workbench.decide.answers import extract, normalise
+from workbench.decide.textmetrics import rouge_l
 from workbench.errors import LLMProviderError, LLMValidationError
 from workbench.facts import Item, Message, Request
 
@@ -244,6 +246,106 @@ def test_wrong_options_are_the_items_own():
     assert wrong_answers(item) == ("A", "C", "D")
     with_options = replace(item, metadata={"answer_kind": "choice", "options": ("A", "B", "E")})
     assert wrong_answers(with_options) == ("A", "E")
+
+
+def texts(n, *, metric="rouge_l", further=1):
+    """Synthetic items whose references are sentences of 24 words; every further one is worded otherwise."""
+    made = []
+    for i in range(n):
+        first, *more = [" ".join(f"w{i}x{k}v{v}" for k in range(24)) + "." for v in range(1 + further)]
+        meta = {"answer_kind": "text", "options": (), "metric": metric, "references": tuple(more)}
+        made.append(Item(item_id=f"t{i}", task="summarization", prompt=f"Sum up {i}.", reference=first, metadata=meta))
+    return made
+
+
+def said(model, asked):
+    """The texts of a model that never fails."""
+    return [r.text for r in responses(model, asked)]
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_a_right_text_is_one_of_the_references_as_often_as_the_skill_says(shared):
+    """A text is right where it equals a reference, the first or a further one, about as often each."""
+    asked = texts(2000)
+    found = said(model_of(asked, skill={"general": 0.6}, shared=shared), asked)
+    first = sum(text == i.reference for text, i in zip(found, asked, strict=True)) / 2000
+    further = sum(text in i.metadata["references"] for text, i in zip(found, asked, strict=True)) / 2000
+    for share in (first, further):
+        assert abs(share - 0.3) <= 4 * math.sqrt(0.3 * 0.7 / 2000)
+
+
+def test_a_wrong_text_keeps_a_part_of_the_reference():
+    """It is made of words of the first reference, has lost some 20 to 70 % of them, and scores between the ends."""
+    asked = texts(1000)
+    found = said(model_of(asked, skill={"general": 0.0}), asked)
+    kept = []
+    for text, item in zip(found, asked, strict=True):
+        words, whole = text.split(), item.reference.split()
+        assert set(words) < set(whole)
+        assert len(set(words)) == len(words)
+        kept.append(len(words) / len(whole))
+        assert 0 < rouge_l(text, item.reference) < 1
+    # Evenly drawn between 0.2 and 0.7 the share lost is 0.45 on average, with a standard deviation of 0.144 over
+    # items and sqrt(0.45 * 0.55 / 24) = 0.10 within one: together 0.176.
+    assert abs(sum(kept) / 1000 - 0.55) <= 4 * 0.176 / math.sqrt(1000)
+    in_order = [t.split() == [w for w in i.reference.split() if w in t.split()] for t, i in zip(found, asked)]  # noqa: B905
+    assert 0.05 < sum(in_order) / 1000 < 0.5  # about 13 words are left, and a fifth of them is moved
+
+
+def test_wrong_texts_of_one_error_source_are_the_same():
+    """With everything shared two models give the same wrong text; with nothing, each its own."""
+    asked = texts(200)
+    pairs = {}
+    for shared in (0.0, 1.0):
+        one, two = (said(model_of(asked, name=n, skill={"general": 0.0}, shared=shared), asked) for n in "ab")
+        pairs[shared] = sum(a == b for a, b in zip(one, two, strict=True))
+    assert pairs == {0.0: 0, 1.0: 200}
+
+
+def test_a_model_words_what_it_knows_in_its_own_way():
+    """Two models that share their luck choose between the references each for itself."""
+    asked = texts(400)
+    one, two = (said(model_of(asked, name=n, skill={"general": 1.0}, shared=1.0), asked) for n in "ab")
+    same = sum(a == b for a, b in zip(one, two, strict=True)) / 400
+    assert abs(same - 0.5) <= 4 * 0.5 / math.sqrt(400)
+
+
+def test_a_text_stands_alone():
+    """No phrase leads it, line breaks stay, and a text without a metric has one reference."""
+    program = "def f(x):\n    if x:\n        return x + 1\n    return 0"
+    meta = {"answer_kind": "text", "references": ("other",)}
+    item = Item(item_id="x", task="code_generation", prompt="p", reference=program, metadata=meta)
+    assert {said(model_of([item], skill={"general": 1.0}, seed=k), [item])[0] for k in range(20)} == {program}
+    wrong = [said(model_of([item], skill={"general": 0.0}, seed=k), [item])[0] for k in range(20)]
+    assert any("\n" in text for text in wrong)
+    assert program not in wrong
+
+
+@pytest.mark.parametrize(
+    "reference", ["Ja", "no", "unknown", "x", "", None, "只有一个很长的词没有空格", "a a a a a", "\n\n", "…"]
+)
+@pytest.mark.parametrize("further", [(), ("unknown",)])
+def test_a_wrong_text_is_never_a_right_one(reference, further):
+    """Whatever is lost, an answer is left, and none of the references; a text without spaces loses characters."""
+    meta = {"answer_kind": "text", "metric": "chrf", "references": further}
+    item = Item(item_id="x", task="translation", prompt="p", reference=reference, metadata=meta)
+    right = {normalise(r, "text") for r in (reference or "", *further)}
+    for seed in range(200):
+        chance = random.Random(seed)
+        text = damaged(item, chance.random(), lambda k: chance.random())  # noqa: B023
+        assert normalise(text, "text") not in {None, *right}
+    if reference and len(reference) > 10:
+        assert set(text) <= set(reference)
+
+
+def test_words_are_lost_and_moved_by_their_luck():
+    """Luck under the share loses a word, the highest fifth of the rest changes place with the one before."""
+    item = Item(item_id="x", task="general", prompt="p", reference="a b c d e", metadata={"answer_kind": "text"})
+    # At loss 0 a share of 0.2 is lost, and luck above 1 - 0.8 * 0.2 = 0.84 moves a word.
+    lucks = [0.5, 0.19, 0.21, 0.85, 0.83]
+    assert damaged(item, 0.0, lucks.__getitem__) == "a d c e"
+    # At loss 1 it is 0.7, and 1 - 0.3 * 0.2 = 0.94.
+    assert damaged(item, 1.0, [0.95, 0.71, 0.69, 0.95, 0.5].__getitem__) == "a d b"
 
 
 def test_failures_come_with_the_declared_probability():

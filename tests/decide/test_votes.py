@@ -227,6 +227,12 @@ def test_values_by_scores_are_means_over_those_who_gave_the_answer():
     assert np.array_equal(values, [[2.5, 7.0], [3.0, NAN], [NAN, 2.0]], equal_nan=True)
 
 
+def test_the_mean_of_equal_scores_is_that_score():
+    """To the last bit: three times 0.1 over three is more than 0.1, and a merge would seem to gain by it."""
+    ballots = Ballots.of(["a", "b", "c"], [["x", "x", "x"]])
+    assert ballots.values(np.full((1, 3), 0.1)).tolist() == [[0.1]]
+
+
 def test_a_tie_scores_by_expectation():
     """A tied item scores the mean of its tied answers, a lost one 0, and an undecided one what is asked for."""
     ballots = Ballots.of(["a", "b", "c"], [["x", "y", None], ["x", "y", "z"], ["x", "x", "y"], [None, None, None]])

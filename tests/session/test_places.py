@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.facts import TASKS
 from workbench.session import places
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def test_the_bundled_suites_are_found_by_name(tmp_path: Path, monkeypatch: pytes
     """Each name leads to its file."""
     monkeypatch.chdir(tmp_path)
     found = places.suites()
-    assert list(found) == ["general", "question_answering", "reasoning"]
+    assert list(found) == sorted(TASKS)
     assert all(path.is_file() and path.stem == name for name, path in found.items())
 
 

@@ -364,6 +364,40 @@ def test_a_graded_item_that_nobody_answers_is_worth_the_worst_rating():
     assert compare(rated, [MajorityVoting()]).strategies[0].score == pytest.approx((-1 - 3 - 9) / 3)
 
 
+def measured(answers: Answers, scores: Any, references: Sequence[str], metric: str = "rouge_l") -> RunTable:
+    """A table of texts that a metric has scored."""
+    made = table(answers, scores=scores, models=("a", "b"), score_kind=metric)
+    return replace(made, spec={**made.spec, "metric": metric}, references=tuple((r,) for r in references))
+
+
+def test_texts_are_compared_in_the_unit_of_their_metric():
+    """A tie of two texts is worth their mean, no winner 0, and no test of right and wrong is made."""
+    run = measured([["p q", "p r"], ["s", "s"], [None, None]], [[1, 0.5], [1, 1], [0, 0]], ["p q", "s", "t"])
+    compared = compare(run, [MajorityVoting()])
+    assert (compared.unit, compared.best_single) == ("rouge_l", {"model": "a", "score": pytest.approx(2 / 3)})
+    majority = compared.strategies[0]
+    assert majority.score == pytest.approx((0.75 + 1 + 0) / 3)
+    assert majority.mcnemar_p is None
+    assert (majority.gained, majority.lost, majority.lost_tied) == (0, 1, 1)
+    assert all(s.source_score is s.source_agreement is None for s in compared.singles)
+    every = measured([["p", "q"]] * 6, [[1, 0], [0, 1]] * 3, ["p"] * 6)
+    assert compare(every, [BestOfN()], splits=2).strategies[0].mcnemar_p is None  # though all scores are 0 or 1
+
+
+def test_the_other_half_tells_quality_in_the_scale_of_the_metric():
+    """chrF of 40 and 30 is a quality of 0.4 and 0.3: a threshold of 0.2 keeps both, in a tie worth 35."""
+    run = measured([["x", "y"]] * 6, [[40, 30]] * 6, ["z"] * 6, "chrf")
+    majority = compare(run, [MajorityVoting(threshold=0.2)], splits=2).strategies[0]
+    assert majority.split_delta == pytest.approx(-5)
+
+
+def test_three_who_say_the_same_gain_nothing_by_rounding():
+    """Three times 0.1 is 0.30000000000000004: their mean is 0.1 all the same, and no item counts as gained."""
+    same = table([["x"] * 3] * 4, scores=[[0.1] * 3, [0.7] * 3, [15.139] * 3, [2.2] * 3], score_kind="meteor")
+    majority = compare(same, [MajorityVoting()]).strategies[0]
+    assert (majority.gained, majority.lost, majority.delta) == (0, 0, 0.0)
+
+
 def test_scores_alone_are_compared_without_merges():
     """A run without text has singles, spread and oracle, and no strategies; nobody was asked anything."""
     compared = compare(table(None, scores=[[1, 0], [1, 1], [0, 1], [1, 0]], models=("a", "b")))
@@ -457,6 +491,9 @@ def test_an_answer_that_no_member_gave_is_right_where_it_is_the_gold_answer():
     rated = table(answers, scores=[[-1, -8], [-1, -8], [-4, -8]], models=("a", "b"), score_kind="human_mqm_negated")
     # An answer without a rating is worth the worst one: (-1 - 8) / 2, the same, and (-4 - 8) / 2.
     assert compare(rated, [Between()], splits=2).strategies[0].score == pytest.approx(-5.0)
+    texts = measured(answers, [[0.5, 0.1], [0.5, 0.1], [0.3, 0.2]], ["of its own", "its", "x"])
+    # A metric measures it: 1, "its" in three words is 2*1/4, 0; each in a tie with the text of a.
+    assert compare(texts, [Between()], splits=2).strategies[0].score == pytest.approx((1.5 + 1.0 + 0.3) / 2 / 3)
 
 
 def test_a_subclass_is_compared_by_what_it_does():

@@ -16,6 +16,7 @@ import pytest
 from workbench.act.world import World
 from workbench.cli import main
 from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
+from workbench.decide.strategies.mbr import MinimumBayesRisk
 from workbench.errors import LLMProviderError, LLMValidationError
 from workbench.facts import EnsembleResponse, Item, Merge, ModelContribution, Request, Response
 from workbench.record.log import Log
@@ -104,6 +105,24 @@ def test_a_run_without_a_merge_has_answers_to_read_again_only(log: Log):
     run(log, None)
     found = drift(log, "latest")
     assert (found.merges, found.answers, found.drifts) == (0, 11, 0)
+
+
+def test_a_merge_that_looks_at_texts_is_made_again_from_the_texts(log: Log, folder: Path):
+    """Case is in a text and not in its answer: chrF sees it, when the run is made and when it is replayed."""
+    metadata = {"answer_kind": "text", "metric": "chrf"}
+    item = Item(item_id="i0", task="translation", prompt="?", reference="Ja", metadata=metadata)
+    suite = Suite(name="texts", kind="suite", items=(item,), score_kind="chrf", metric="chrf", extracted=False)
+    said = {"a": "DAS HAUS IST GROSS", "b": "Das Haus ist gut", "c": "Das Haus ist groß. The answer is yes."}
+    members = tuple(Member(name=n, model=Script(f"test:{n}", {"i0": text})) for n, text in said.items())
+    merge = MinimumBayesRisk()
+    plan = Plan(run_id="r", suite=suite, members=members, merge=merge, source="live", spec=spec_of(suite, merge))
+    asyncio.run(execute(World.real(log), plan))
+    log.ingest()
+    found = drift(log, "r")
+    assert (found.merges, found.answers, found.drifts) == (1, 3, 0)
+    tamper(folder, "update log.texts set text = 'Das Haus ist gut' where text like 'DAS%'")
+    found = drift(log, "r")
+    assert (found.merges_drifted, found.answers_drifted) == (1, 1)
 
 
 @dataclass(frozen=True)

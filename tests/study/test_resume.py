@@ -298,6 +298,43 @@ def test_a_changed_run_is_refused_by_name_before_anything_is_asked(log: Log, nam
     assert log.rows("select status from runs") == [("cancelled",)]
 
 
+def texts(*references: str, metric: str = "rouge_l") -> Suite:
+    """Two texts with the same further references, scored by a metric."""
+    metadata = {"answer_kind": "text", "options": (), "metric": metric, "references": references}
+    items = [replace(item, metadata=metadata) for item in suite(["The answer is 1.", "The answer is 2."]).items]
+    return suite([], items=tuple(items), score_kind=metric, metric=metric, extracted=False)
+
+
+def test_a_run_of_texts_goes_on_as_it_began(log: Log) -> None:
+    """Answers that were in the log are measured like those asked for now."""
+    interrupted(log, plan_of(texts("is x"), [Script("test:a", {"i0": 1, "i1": HANGS})], MajorityVoting()))
+    again = Script("test:a", {"i1": 3})
+    go_on(log, plan_of(texts("is x"), [again], MajorityVoting()))
+    assert again.asked == ["i1"]
+    # "The answer is 3." has three of the four words of "The answer is 2.".
+    assert log.rows("select item_id, model, scorer, value from scores order by all") == [
+        ("i0", "a", "rouge_l", 1.0), ("i0", "majority_voting", "rouge_l", 1.0),
+        ("i1", "a", "rouge_l", 0.75), ("i1", "majority_voting", "rouge_l", 0.75),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (texts("is y"), "item 'i0' has another list of references"),
+        (texts("is x", metric="chrf"), "score_kind was 'rouge_l' and is 'chrf'"),
+        (replace(texts("is x"), metric="rouge_1"), "metric was 'rouge_l' and is 'rouge_1'"),
+    ],
+    ids=["references", "score kind", "metric"],
+)
+def test_a_run_of_texts_does_not_go_on_under_another_measure(log: Log, now: Suite, said: str) -> None:
+    """Other references or another metric would mix two kinds of score in one run."""
+    interrupted(log, plan_of(texts("is x"), [Script("test:a", {"i0": HANGS})]))
+    with pytest.raises(LLMValidationError) as caught:
+        go_on(log, plan_of(now, [Script("test:a", {})]))
+    assert (caught.value.code, said in caught.value.message) == ("run.changed", True)
+
+
 def test_another_model_under_the_same_name_is_a_change(log: Log) -> None:
     """A short name that leads to another model now would mix two models' answers under one name."""
     asked = suite(["1"])
@@ -338,6 +375,8 @@ def test_the_digest_of_a_suite_sees_what_is_asked_and_compared() -> None:
     assert suite_digest(suite(["1", "2"])) == suite_digest(suite(["1", "2"]))
     others = [suite(["1"]), suite(["1", None]), suite(["1", "2"], prompts={"s": {"i0": "x"}}), suite(["1", "\ud800"])]
     assert len({suite_digest(s) for s in [suite(["1", "2"]), *others]}) == 5
+    measured = [texts(), texts("x"), texts("x", "y"), texts("x y"), texts(metric="chrf"), texts("\ud800")]
+    assert len({suite_digest(s) for s in measured}) == 6
 
 
 def test_two_specs_are_the_same_run_whatever_their_concurrency() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from workbench.act.world import World
 from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
+from workbench.decide.strategies.mbr import MinimumBayesRisk
 from workbench.errors import LLMProviderError, LLMValidationError
 from workbench.facts import Item, Merge, Request, Response
 from workbench.record.log import Log
@@ -241,6 +242,79 @@ def test_contributions_that_were_filtered_are_logged_as_filtered(log: Log):
     run(log, plan_of(suite(["1", "2", "3"]), members, MajorityVoting(threshold=0.6)))
     rows = log.rows("select item_id, model from contributions where status = 'filtered' order by 1, 2")
     assert rows == [("i0", "a"), ("i0", "b"), ("i1", "a"), ("i2", "b")]
+
+
+# --- texts scored by a metric ---------------------------------------------------------------------------
+
+
+def texts(references: Sequence[Sequence[str]], metric: str = "rouge_l") -> Suite:
+    """Text questions i0, i1, ..., each with its references."""
+    items = tuple(
+        Item(item_id=f"i{k}", task="summarization", prompt=f"Question {k}?", reference=first,
+             metadata={"answer_kind": "text", "options": (), "metric": metric, "references": tuple(further)})
+        for k, (first, *further) in enumerate(references)
+    )  # fmt: skip
+    return Suite(name="texts", kind="suite", items=items, score_kind=metric, metric=metric, extracted=False)
+
+
+def writes(name: str, *said: Any) -> Member:
+    """A member with these texts for i0, i1, ..."""
+    return Member(name=name, model=Script(f"test:{name}", {f"i{k}": text for k, text in enumerate(said)}))
+
+
+def scores_of(log: Log, run_id: str = "r") -> dict[str, list[float]]:
+    """Scores by model, in the order of the items."""
+    rows = log.rows("select model, list(value order by item_id) from scores where run_id = ? group by 1", [run_id])
+    return dict(rows)
+
+
+def test_texts_are_scored_by_the_metric_of_their_suite(log: Log):
+    """Members and merge get the metric of their text, under its name; F1 counted by hand."""
+    down = LLMProviderError("down", code="provider.server")
+    members = (writes("a", "a b c d", "x y"), writes("b", "A B c d!", ""), writes("c", "z", down))
+    run(log, plan_of(texts([("a c", "a b c"), ("x y",)]), members, MajorityVoting()))
+    # i0: "a b c d" has 3 words of "a b c" in order, 2*3/7; i1: equal; no answer; and a failure.
+    assert {m: pytest.approx(v) for m, v in scores_of(log).items()} == {
+        "a": [6 / 7, 1], "b": [6 / 7, 0], "c": [0, 0],
+        "majority_voting": [(6 / 7 + 6 / 7 + 0) / 3, 1],  # "a b c d", "a b c d!" and "z" are a tie
+    }  # fmt: skip
+    assert log.rows("select distinct scorer from scores") == [("rouge_l",)]
+
+
+def test_a_text_is_measured_as_it_stands_and_not_as_it_is_counted(log: Log):
+    """Two texts that differ in case are one answer, and chrF gives each its own score."""
+    run(log, plan_of(texts([("AB",), ("ab",)], "chrf"), (writes("a", "AB", "AB"), writes("b", "ab", "ab")), BestOfN()))
+    # On the other item one of the two is better each time, which best_of_n follows: it is wrong both times.
+    assert scores_of(log) == {"a": [100, 0], "b": [0, 100], "best_of_n": [0, 0]}
+    assert log.rows("select item_id, count(distinct answer) from contributions group by 1 order by 1") == [
+        ("i0", 1), ("i1", 1),
+    ]  # fmt: skip
+
+
+def test_quality_by_a_metric_is_the_mean_score_in_the_unit_interval(log: Log):
+    """chrF of 100, 100 and 0 leaves 1/2, 1/2 and 1 on the other items: a share of its scale and no rank."""
+    members = (writes("a", "ab", "ab", "zz"), writes("b", "zz", "zz", "ab"))
+    run(log, plan_of(texts([("ab",)] * 3, "chrf"), members, BestOfN()))
+    rows = log.rows("select item_id, model, quality, quality_source from contributions order by 1, 2")
+    assert [r[2] for r in rows] == [0.5, 0.5, 0.5, 0.5, 1.0, 0.0]
+    assert {r[3] for r in rows} == {"score_on_other_items"}
+
+
+def test_an_item_on_which_no_text_is_left_scores_zero(log: Log):
+    """Nothing is the floor of a metric, also where no text scores so little."""
+    members = (writes("a", "x q", "y q"), writes("b", "x q", "y q"))
+    run(log, plan_of(texts([("x",), ("y",)]), members, MajorityVoting(threshold=0.9)))
+    assert scores_of(log) == {"a": [2 / 3, 2 / 3], "b": [2 / 3, 2 / 3], "majority_voting": [0, 0]}
+
+
+@pytest.mark.parametrize("merge", [BestOfN(), WeightedConsensus(), MinimumBayesRisk("rouge_l")], ids=lambda m: m.name)
+def test_a_reference_of_texts_does_not_reach_the_decision_of_its_own_item(log: Log, merge: Merge):
+    """Another reference of i0 changes its scores and leaves its decision as it was."""
+    members = (writes("a", "p q", "k l"), writes("b", "p r", "k m"), writes("c", "s t", "k l"))
+    for run_id, reference in (("ab", "p q r"), ("c", "s t"), ("none", "z")):
+        run(log, plan_of(texts([(reference,), ("k l",)]), members, merge, run_id))
+    assert decision_of(log, "ab", "i0") == decision_of(log, "c", "i0") == decision_of(log, "none", "i0")
+    assert scores_of(log, "ab")["a"] != scores_of(log, "c")["a"]
 
 
 # --- quality never looks at the item under decision -----------------------------------------------------

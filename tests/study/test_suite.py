@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 
 from workbench.decide.answers import ANSWER_KINDS
 from workbench.errors import LLMValidationError
-from workbench.facts import TASKS, Recorded
-from workbench.study.suite import EXTRACTED_KINDS, answer_of, gold_of, read_suite, suite_of
+from workbench.facts import TASKS, EnsembleResponse, ModelContribution, Recorded, Response
+from workbench.study.suite import (
+    EXTRACTED_KINDS,
+    TEXT_SCORERS,
+    Suite,
+    answer_of,
+    expected,
+    gold_of,
+    judge_of,
+    read_suite,
+    references_of,
+    suite_of,
+)
 
 LINE: dict[str, Any] = {
     "item_id": "a",
@@ -124,6 +135,15 @@ BAD: dict[str, tuple[str, str]] = {
     "options object": (line(item_id="b", options={"A": 1}), "options"),
     "options of numbers": (line(item_id="b", options=[1, 2]), "options"),
     "options nested": (line(item_id="b", options=[["A"]]), "options"),
+    "metric unknown": (line(answer_kind="text", metric="rouge"), "metric 'rouge' is not one of chrf, bleu, rouge_1"),
+    "metric list": (line(answer_kind="text", metric=["chrf"]), "metric ['chrf'] is not one of"),
+    "metric of numbers": (line(metric="chrf"), "metric chrf scores answers of kind text, not number"),
+    "references text": (
+        line(answer_kind="text", metric="chrf", references="Vier"),
+        "references is not a list of texts",
+    ),
+    "references numbers": (line(answer_kind="text", metric="chrf", references=[4]), "references is not"),
+    "references blank": (line(answer_kind="text", metric="chrf", references=["Vier", " "]), "references is not"),
 }
 
 
@@ -185,6 +205,115 @@ def test_ds_jsonl_empty_file_is_refused(tmp_path: Path, content: str) -> None:
     error = refused(path)
     assert error.code == "data.empty"
     assert "mine.jsonl" in error.message
+
+
+# -- texts scored by a metric
+
+
+def free(folder: Path, **changes: Any) -> Suite:
+    """A suite of one text with a metric."""
+    about = {"task": "summarization", "reference": "a c", "answer_kind": "text", "metric": "rouge_l"}
+    return read_suite(suite_file(folder, line(**{**about, **changes})))
+
+
+def test_a_suite_of_texts_is_scored_by_its_metric(tmp_path: Path) -> None:
+    """The metric is the kind of its scores and their name in the log; further fields stay metadata."""
+    suite = free(tmp_path, references=["A b c!"], tests="assert f() == 1", entry_point="f")
+    assert (suite.metric, suite.score_kind, suite.scorer, suite.extracted) == ("rouge_l", "rouge_l", "rouge_l", False)
+    (item,) = suite.items
+    assert references_of(item) == ("a c", "A b c!")
+    assert item.metadata["references"] == ("A b c!",)
+    assert (item.metadata["tests"], item.metadata["entry_point"]) == ("assert f() == 1", "f")
+    assert read_suite(suite_file(tmp_path, line())).scorer == "exact_answer"
+    assert suite_of("small", [replace(RECORDED, score_kind="meteor")]).scorer == "source"
+
+
+def test_references_belong_to_a_metric(tmp_path: Path) -> None:
+    """Without a metric a field of that name is metadata like any other."""
+    suite = read_suite(suite_file(tmp_path, line(references="page 3")))
+    assert suite.items[0].metadata["references"] == "page 3"
+
+
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [
+        ({"answer_kind": "text", "metric": "chrf"}, "the metric is chrf, and in line 1 it is rouge_l"),
+        ({}, "the metric is missing, and in line 1 it is rouge_l"),
+    ],
+    ids=["two metrics", "a metric and none"],
+)
+def test_mixed_metrics_are_refused(tmp_path: Path, second: dict[str, Any], found: str) -> None:
+    """Scores of different kinds are never pooled: the second kind is data.row, with its line and the first one's."""
+    first = line(item_id="x", answer_kind="text", metric="rouge_l")
+    error = refused(suite_file(tmp_path, first, "", line(**second)))
+    assert (error.code, error.message) == ("data.row", f"mine.jsonl, line 3: {found}")
+    assert refused(suite_file(tmp_path, line(), line(item_id="x", answer_kind="text", metric="chrf"))).message == (
+        "mine.jsonl, line 2: the metric is chrf, and in line 1 it is missing"
+    )
+
+
+def test_a_text_with_a_metric_is_an_answer_as_a_whole(tmp_path: Path) -> None:
+    """Words that announce an answer elsewhere are a part of the text here."""
+    said = "Die Antwort ist nein.\nA: so it goes"
+    assert answer_of(free(tmp_path).items[0], said) == "die antwort ist nein. a: so it goes"
+    assert answer_of(free(tmp_path).items[0], None) is None
+    assert answer_of(free(tmp_path).items[0], " \n") is None
+    plain = read_suite(suite_file(tmp_path, line(answer_kind="text"))).items[0]
+    assert answer_of(plain, said) == "so it goes"
+
+
+def test_a_metric_measures_the_text_against_the_nearest_reference(tmp_path: Path) -> None:
+    """ROUGE-L of "a b c d": F1 2*2/6 with "a c", 2*3/7 with "a b c"; without an answer 0."""
+    one, two = (free(tmp_path, references=references) for references in ([], ["a b c"]))
+    judges = [judge_of(suite, suite.items[0]) for suite in (one, two)]
+    assert [judge("x", "A b, c d") for judge in judges if judge] == [pytest.approx(4 / 6), pytest.approx(6 / 7)]
+    assert [judge(None, "a c") for judge in judges if judge] == [0.0, 0.0]
+
+
+def test_metrics_are_scored_in_the_unit_that_they_are_quoted_in() -> None:
+    """A text is worth 100 against itself in chrF and BLEU, and 1 in the others."""
+    text = "one two three four five"
+    assert {name: score(text, [text]) for name, score in TEXT_SCORERS.items()} == pytest.approx(
+        {"chrf": 100, "bleu": 100, "rouge_1": 1, "rouge_2": 1, "rouge_l": 1, "token_f1": 1}
+    )
+
+
+def test_an_answer_is_right_or_wrong_without_a_metric() -> None:
+    """The answer is compared, not the text; recorded scores leave nothing to judge."""
+    exact = suite_of("small", [RECORDED])
+    judge = judge_of(exact, exact.items[0])
+    assert judge is not None
+    assert (judge("4", "Four."), judge("5", "4"), judge(None, "4")) == (1.0, 0.0, 0.0)
+    rated = suite_of("small", [replace(RECORDED, score_kind="meteor")])
+    assert judge_of(rated, rated.items[0]) is None
+
+
+def merged(text: str, *tied: str, **said: str) -> EnsembleResponse:
+    """A merge that gives a text; said: model -> what it said."""
+    parts = tuple(
+        ModelContribution(
+            model=model,
+            answer=what.lower(),
+            response=Response(request_key="", model=model, text=what, source="live"),
+        )
+        for model, what in said.items()
+    )
+    return EnsembleResponse(
+        text=text, answer=tied[0] if tied else None, tied=tied, strategy="m", confidence=1, agreement=1,
+        contributions=parts,
+    )  # fmt: skip
+
+
+def test_a_merge_of_texts_scores_what_its_text_scores(tmp_path: Path) -> None:
+    """The winner is judged by the text that was given, a tie by the mean, and an answer of nobody's by itself."""
+    suite = free(tmp_path, metric="chrf", reference="AB")
+    judge = judge_of(suite, suite.items[0])
+    assert judge is not None
+    assert expected(judge, merged("AB", "ab", a="ab", b="AB")) == 100.0  # of texts that differ in case, the one given
+    assert expected(judge, merged("ab", "ab", a="ab", b="AB")) == 0.0
+    assert expected(judge, merged("zz", "zz", "ab", a="zz", b="AB")) == 50.0
+    assert expected(judge, merged("AB", "new", a="zz")) == 100.0
+    assert expected(judge, merged("", a="AB")) == 0.0
 
 
 # -- recordings

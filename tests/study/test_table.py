@@ -165,6 +165,52 @@ def test_a_rated_answer_is_worth_the_mean_of_its_ratings():
     assert rated().unit == "rating_1to5"
 
 
+def measured(log: Log, metric: str, said: Mapping[str, Sequence[str]]) -> RunTable:
+    """The table of a run of three texts, each with two references, scored by a metric."""
+    metadata = {"answer_kind": "text", "metric": metric, "references": ("Guten Tag",)}
+    items = tuple(
+        Item(item_id=f"i{k}", task="translation", prompt=f"{k}?", reference="Hallo du", metadata=metadata)
+        for k in range(3)
+    )
+    suite = Suite(name="texts", kind="suite", items=items, score_kind=metric, metric=metric, extracted=False)
+    members = tuple(
+        Member(name=n, model=Script(f"test:{n}", {f"i{k}": text for k, text in enumerate(texts)}))
+        for n, texts in said.items()
+    )
+    plan = Plan(run_id="r", suite=suite, members=members, merge=None, source="live", spec=spec_of(suite, None))
+    asyncio.run(execute(World.real(log), plan))
+    return read_table(log, "r")
+
+
+def test_a_run_of_texts_is_read_with_the_scores_of_its_metric(log: Log):
+    """ROUGE-L by hand; an answer is worth its score, nothing is worth 0, and the unit is the metric's name."""
+    said = {"a": ["hallo du", "guten Tag", "Hallo"], "b": ["Hallo du!", "guten", "Hallo"]}
+    made = measured(log, "rouge_l", said)
+    assert made.scores.tolist() == [[1, 1], [1, pytest.approx(2 / 3)], [pytest.approx(2 / 3)] * 2]
+    assert np.isnan(made.source_scores).all()
+    # i0: "hallo du" and "hallo du!"; i1: "guten" before "guten tag"; i2: one answer.
+    values = [[1, 1], [pytest.approx(2 / 3), 1], [pytest.approx(2 / 3), NAN]]
+    assert made.values().tolist()[:2] == values[:2]
+    assert made.values()[2, 0] == made.scores[2, 0]  # the mean of equal scores is that score
+    assert (made.metric, made.scorer, made.extracted, made.nothing) == ("rouge_l", "rouge_l", False, 0.0)
+    assert made.unit == made.score_kind == "rouge_l"
+    assert made.of_models(["b"]).worth_of_new(0, "guten tag") == 1.0
+
+
+def test_scores_of_a_metric_are_no_shares_of_right_answers(log: Log):
+    """Also where each happens to be 0 or 1 the unit stays the metric."""
+    assert measured(log, "rouge_l", {"a": ["Hallo du", "x", "y"]}).unit == "rouge_l"
+
+
+def test_an_answer_that_no_member_gave_is_measured(log: Log):
+    """Against the nearest reference, as chrF in its own unit; without a metric it is worth what nothing is."""
+    made = measured(log, "chrf", {"a": ["Hallo du", "x", "y"]})
+    assert made.worth_of_new(1, "Guten Tag") == 100.0
+    assert 0 < made.worth_of_new(1, "guten tag") < 100
+    assert replace(made, references=()).worth_of_new(1, "Guten Tag") == 0.0
+    assert rated().worth_of_new(0, "x") == rated().nothing == 1.0
+
+
 def test_a_run_without_text_has_neither_values_nor_pool():
     """There is nothing that a merge could choose from."""
     bare = replace(rated(), ballots=None)

@@ -4,16 +4,19 @@ They exist so that everything can be tried without a key or a network, and are l
 their numbers appear. A known item (one of the suite that is run) is answered correctly with the declared
 skill of its task; any other prompt gets a seeded answer. Two models that share an error source fail on the
 same items and give the same wrong answer there, in the declared share of cases: this is what makes voting
-fail in practice. Every draw is a hash of (seed, model or source, item or conversation, sample, purpose), so an answer
-is the same in every process, in any order of calls, and through the fault lab, which sees only what a wire format
-carries. Latency and cost are reported, not waited for or paid.
+fail in practice. Of free text a right answer is one of the references, each model in its own choice of them, and a
+wrong one is the first reference damaged: words are lost, and some of the others change places with a neighbour. It
+still says a part, and a metric gives it a part of the score. Every draw is a hash of (seed, model or source, item or
+conversation, sample, purpose), so an answer is the same in every process, in any order of calls, and through the fault
+lab, which sees only what a wire format carries. Latency and cost are reported, not waited for or paid.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from statistics import NormalDist
@@ -25,6 +28,8 @@ from workbench.errors import LLMProviderError, LLMValidationError
 from workbench.facts import TASKS, Item, Message, Request, Response, Usage
 
 LETTERS = "ABCDEFGHIJ"
+LOST = (0.2, 0.7)  # of the words of a text, the shares between which a wrong answer loses them, drawn evenly
+MOVED = 0.2  # share of the words left that change places with the one before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +178,16 @@ class SimulatedModel:
         shared = self._draw("shared", about, shared=True) < p.shared
         luck = self._draw("luck", about, shared=shared)
         skill = p.skill.get(item.task, p.skill.get("general", 0.5))
-        if luck * (1 - p.no_answer) < skill and item.reference is not None:
-            return _sentence(item, item.reference)
-        wrong = wrong_answers(item)
+        right = luck * (1 - p.no_answer) < skill and item.reference is not None
         pick = self._draw("wrong", about, shared=shared)
+        if item.metadata.get("answer_kind") == "text":
+            if right:
+                texts = _references(item)
+                return texts[int(self._draw("reference", about) * len(texts))]
+            return damaged(item, pick, lambda k: self._draw(f"word {k}", about, shared=shared))
+        if right:
+            return _sentence(item, str(item.reference))
+        wrong = wrong_answers(item)
         return _sentence(item, wrong[int(pick * len(wrong))])
 
     def _unknown(self, about: str) -> str:
@@ -216,6 +227,41 @@ def wrong_answers(item: Item) -> tuple[str, ...]:
     elif not offered:
         offered = ["unknown", "none of these"]
     return tuple(dict.fromkeys(o for o in offered if normalise(o, kind) not in (None, gold))) or ("0",)
+
+
+def damaged(item: Item, loss: float, draw: Callable[[int], float]) -> str:
+    """The item's reference with words lost and moved, never one of its references; "unknown" where nothing is left.
+
+    loss: in [0, 1), where within LOST the share of lost words lies. draw: number of a word -> its luck in [0, 1). White
+    space stays with the word before it. A text of fewer than four words, such as one that is written without spaces,
+    loses characters instead.
+    """
+    reference = item.reference or ""
+    words = re.findall(r"(\S+)(\s*)", reference.strip())
+    if len(words) < 4:
+        words = [(c, "") for c in reference]
+    lost = LOST[0] + loss * (LOST[1] - LOST[0])
+    said: list[str] = []
+    gaps: list[str] = []
+    for k, (word, gap) in enumerate(words):
+        luck = draw(k)
+        if luck < lost:
+            continue
+        said.append(word)
+        gaps.append(gap)
+        if luck > 1 - (1 - lost) * MOVED and len(said) > 1:
+            said[-2], said[-1] = said[-1], said[-2]
+    text = "".join(w + g for w, g in zip(said, gaps, strict=True)).strip()
+    right = {normalise(r, "text") for r in _references(item)}
+    if normalise(text, "text") not in {None, *right}:
+        return text
+    return next((w for w in wrong_answers(item) if normalise(w, "text") not in right), "I do not know.")
+
+
+def _references(item: Item) -> tuple[str, ...]:
+    """The texts that are right."""
+    further = item.metadata.get("references") if item.metadata.get("metric") is not None else None
+    return (item.reference or "", *(further or ()))
 
 
 def _decimal(value: Fraction) -> str:

@@ -128,10 +128,10 @@ class Ballots:
         rows = np.arange(len(value))
         for j in range(self.codes.shape[1]):
             given = (self.codes[:, j] >= 0) & ~np.isnan(scores[:, j])
-            value[rows[given], self.codes[given, j]] += scores[given, j]
-            count[rows[given], self.codes[given, j]] += 1
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return value / np.where(count > 0, count, np.nan)
+            at = rows[given], self.codes[given, j]
+            count[at] += 1
+            value[at] += (scores[given, j] - value[at]) / count[at]  # the mean of equal scores is that score, exactly
+        return np.where(count > 0, value, np.nan)
 
 
 def _misshapen(problem: str) -> LLMValidationError:

@@ -21,15 +21,15 @@ def find_suite(source: ReplaySource, name: str, score_kind: str | None) -> tuple
     if name in recorded:
         rows = source.recorded(name)
         return rows, suite_of(name, rows, score_kind=score_kind)
-    known = name in [*bundled]  # also a name that is none, and cannot be looked up
-    if known and score_kind not in (None, "correct"):
-        raise LLMValidationError(
-            f"{name} has scores of kind 'correct' only, not {score_kind!r}",
-            code="validation.score_kind",
-            next_step="leave score_kind out for a bundled suite",
-        )
-    if known:
-        return (), read_suite(bundled[name])
+    if name in [*bundled]:  # also a name that is none, and cannot be looked up
+        suite = read_suite(bundled[name])
+        if score_kind not in (None, suite.score_kind):
+            raise LLMValidationError(
+                f"{name} has scores of kind {suite.score_kind!r} only, not {score_kind!r:.60}",
+                code="validation.score_kind",
+                next_step="leave score_kind out for a bundled suite",
+            )
+        return (), suite
     hint = closest(str(name), [*recorded, *bundled])
     raise LLMRouterError(
         f"unknown recording or suite {name!r:.80}; recordings: {', '.join(recorded) or 'none'}; "

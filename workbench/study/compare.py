@@ -33,6 +33,7 @@ from workbench.study.stats import (
     split_differences,
     verdict,
 )
+from workbench.study.suite import top_of
 from workbench.study.table import Floats, RunTable, contribution
 
 BUILT_IN = (MajorityVoting, WeightedConsensus, BestOfN)
@@ -254,7 +255,7 @@ class Evaluated:
             return scores
         if isinstance(self.merge, DecidesMany) or (has_array_form(self.merge) and not _fits(self.merge)):
             return self.scores
-        half = self.table.scores[self.rows[choose]]
+        half = self.table.scores[self.rows[choose]] / top_of(self.table.metric)
         quality, _ = estimated_quality(np.vstack([half, np.full((1, half.shape[1]), np.nan)]))
         return self._decided(quality[-1])[0]
 
@@ -282,7 +283,8 @@ class Evaluated:
         if self.table.extracted:  # it may give an answer that no member gave
             won = [float(a == gold) for a in merged.tied]
         else:
-            won = [self.values[index, answers.index(a)] if a in answers else self.nothing for a in merged.tied]
+            new = self.table.worth_of_new
+            won = [self.values[index, answers.index(a)] if a in answers else new(index, a) for a in merged.tied]
         return float(np.mean(won)), len(merged.tied)
 
 
@@ -374,7 +376,7 @@ def _strategy(
         lost_tied=int((lost & (e.winners > 1)).sum()),
         lost_undecided=int((lost & (e.winners == 0)).sum()),
         tied=float((e.winners > 1).mean()),
-        mcnemar_p=mcnemar(e.scores, singles[:, best]),
+        mcnemar_p=mcnemar(e.scores, singles[:, best]) if e.table.unit == "fraction" else None,
         mde=minimum_detectable_effect(difference),
         learned=params_of(e.shipped) if isinstance(e.merge, Learner) else {},
     )

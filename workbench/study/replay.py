@@ -1,27 +1,31 @@
 """Deciding again from the log: the same answers, the same merges, or a list of what drifted.
 
 Answers are read again from the stored responses, merges are made again from the logged contributions and
-parameters. A policy that draws, looks at a clock or keeps state shows up here.
+parameters, and from the stored responses where they may look at texts. A policy that draws, looks at a clock or
+keeps state shows up here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.act.journal import encode
-from workbench.decide.answers import extract
+from workbench.decide.merge import BestOfN, MajorityVoting, WeightedConsensus
 from workbench.decide.policies import POLICIES, policy
 from workbench.errors import LLMError, LLMValidationError
-from workbench.facts import Merge
+from workbench.facts import Merge, ModelContribution
+from workbench.study.suite import answer_in
 from workbench.study.table import Reader, contribution, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 10
+BLIND = frozenset({MajorityVoting.name, WeightedConsensus.name, BestOfN.name})  # they look at answers alone
+Given = tuple[str, float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +83,11 @@ def _merges(reader: Reader, run_id: str, own: Mapping[str, Merge]) -> tuple[int,
         "order by item_id",
         [run_id],
     )
+    given = _responses(reader, run_id) if {name for _, name, *_ in rows} - (BLIND - own.keys()) else {}
     drifted = []
     for item_id, name, params, inputs, output in rows:
-        parts = [contribution(*c) for c in json.loads(inputs)["contributions"]]
+        logged_parts = [contribution(*c) for c in json.loads(inputs)["contributions"]]
+        parts = [_with(c, given.get((item_id, c.model))) for c in logged_parts]
         try:
             now = encode(_policy(name, json.loads(params), own)(parts))
         except LLMError as error:
@@ -99,6 +105,24 @@ def _merges(reader: Reader, run_id: str, own: Mapping[str, Merge]) -> tuple[int,
     )
     drifted += [{"kind": "merge", "item_id": i, "logged": None, "now": "no decision in the log"} for (i,) in missing]
     return len(rows) + len(missing), drifted
+
+
+def _responses(reader: Reader, run_id: str) -> dict[tuple[str, str], Given]:
+    """Text, cost_usd and latency_ms of every response, by item and member."""
+    rows = reader.rows(
+        "select c.item_id, c.member, t.text, c.cost_usd, c.latency_ms from calls c "
+        "join texts t on t.hash = c.response_hash where c.run_id = ? and c.ok order by c.start_unix_ns, c.span_id",
+        [run_id],
+    )
+    return {(item_id, member): (text, usd, ms) for item_id, member, text, usd, ms in rows}
+
+
+def _with(part: ModelContribution, given: Given | None) -> ModelContribution:
+    """The contribution with what its response has in the log."""
+    if part.response is None or given is None:
+        return part
+    text, usd, ms = given
+    return replace(part, response=replace(part.response, text=text, cost_usd=usd, latency_ms=ms))
 
 
 def _policy(name: str, params: Mapping[str, Any], own: Mapping[str, Merge]) -> Merge:
@@ -124,8 +148,7 @@ def _answers(reader: Reader, run_id: str) -> tuple[int, list[dict[str, Any]]]:
     )
     drifted = []
     for item_id, model, logged, text, metadata in rows:
-        about = json.loads(metadata)
-        now = extract(text, about["answer_kind"], options=about.get("options") or ())
+        now = answer_in(text, json.loads(metadata))
         if text is None or now != logged:
             found = "no response in the log" if text is None else now
             drifted.append({"kind": "answer", "item_id": item_id, "model": model, "logged": logged, "now": found})

@@ -20,7 +20,7 @@ from workbench.canonical import clean_text, text_hash
 from workbench.decide.classify import CODES
 from workbench.errors import LLMValidationError
 from workbench.facts import Failure, Request, Response, Usage
-from workbench.study.suite import Suite
+from workbench.study.suite import Suite, references_of
 from workbench.study.table import Reader, find_run
 
 STANDS = tuple(code for code, meaning in CODES.items() if meaning.scope in ("request", "content", "context"))
@@ -187,6 +187,8 @@ def suite_digest(suite: Suite) -> str:
         f"\x1e{i.metadata.get('options') or ''}"
         for i in suite.items
     ]
+    if suite.metric is not None:
+        parts += [repr((suite.metric, *references_of(i))) for i in suite.items]
     for style, asked in sorted(suite.prompts.items()):
         parts += [f"{style}\x1e{item_id}\x1e{prompt}" for item_id, prompt in asked.items()]
     return hashlib.sha256("\x1d".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
@@ -216,7 +218,7 @@ Differs = Callable[["Prior", Suite, Mapping[str, Any], Mapping[str, Any]], str]
 
 
 def _suites(prior: Prior, suite: Suite, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    for name in ("suite", "kind", "score_kind", "extracted", "scores_only"):
+    for name in ("suite", "kind", "score_kind", "extracted", "metric", "scores_only"):
         if then.get(name) != now.get(name):
             return f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
     digest = then.get("suite_sha256")
@@ -249,6 +251,7 @@ def _items(prior: Prior, suite: Suite) -> str:
             ("reference", reference, None if item.reference is None else clean_text(item.reference)),
             ("answer kind", json.loads(metadata).get("answer_kind"), about.get("answer_kind")),
             ("options", json.loads(metadata).get("options"), about.get("options")),
+            ("list of references", json.loads(metadata).get("references"), about.get("references")),
         )
         for name, was, new in pairs:
             if was != new:

@@ -43,7 +43,7 @@ from workbench.facts import (
     Score,
 )
 from workbench.study.resume import Prior, call_key, suite_digest
-from workbench.study.suite import EXACT_ANSWER, SOURCE, Suite, answer_of, gold_of
+from workbench.study.suite import SOURCE, Suite, answer_of, expected, judge_of, top_of
 
 Floats = NDArray[np.float64]
 EndStatus = Literal["finished", "failed", "cancelled", "crashed", "timeout"]
@@ -199,7 +199,7 @@ async def _phases(world: World, plan: Plan, prior: Prior | None) -> None:
         return
     with span(world, "study", "merge"):
         merged = prior.merged() if prior is not None else set()
-        for parts in _batches(_merged(world, plan, _rated(table, scores), merged), 500):
+        for parts in _batches(_merged(world, plan, _rated(table, scores / top_of(suite.metric)), merged), 500):
             world.sink.write(*parts)
 
 
@@ -273,7 +273,7 @@ def _score(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]
     suite = plan.suite
     own = np.full((len(suite.items), len(plan.members)), np.nan)
     for i, item in enumerate(suite.items):
-        gold = gold_of(item) if suite.extracted else None
+        judge = judge_of(suite, item) if table else None
         facts = []
         for j, member in enumerate(plan.members):
             theirs = suite.scores.get((item.item_id, member.recorded_as or "", member.style or ""))
@@ -282,9 +282,10 @@ def _score(world: World, plan: Plan, table: Sequence[Sequence[ModelContribution]
                 own[i, j] = theirs
             if table and (failure := table[i][j].failure) and failure.code in NOT_ASKED:
                 own[i, j] = np.nan  # neither right nor wrong, and left out of every comparison
-            elif suite.extracted and gold is not None:
-                own[i, j] = float(table[i][j].answer == gold)
-                facts.append(_fact(plan, item, member.name, EXACT_ANSWER, own[i, j]))
+            elif judge is not None:
+                response = table[i][j].response
+                own[i, j] = judge(table[i][j].answer, response.text if response else "")
+                facts.append(_fact(plan, item, member.name, suite.scorer, own[i, j]))
         world.sink.write(*facts)
     return own
 
@@ -336,6 +337,7 @@ def _decided(
     world: World, plan: Plan, merge: Merge, item: Item, parts: Sequence[ModelContribution], *, logged: bool
 ) -> Sequence[ModelContribution]:
     about: dict[str, Any] = {"kind": "merge", "run_id": plan.run_id, "item_id": item.item_id, "contributions": parts}
+    judge = judge_of(plan.suite, item)
     try:
         # Of the same contributions a merge makes the same again, and one decision of each item is enough.
         merged: EnsembleResponse = merge(parts) if logged else decide(world, merge, **about)
@@ -343,15 +345,10 @@ def _decided(
         parts, value = error.contributions or parts, 0.0
     else:
         parts = merged.contributions
-        value = _expected(item, merged) if plan.suite.extracted else np.nan
-    if plan.suite.extracted and gold_of(item) is not None:
-        world.sink.write(_fact(plan, item, merge.name, EXACT_ANSWER, value))
+        value = np.nan if judge is None else expected(judge, merged)
+    if judge is not None:
+        world.sink.write(_fact(plan, item, merge.name, plan.suite.scorer, value))
     return parts
-
-
-def _expected(item: Item, merged: EnsembleResponse) -> float:
-    """Expected score of a merge: 1/len(tied) when the gold answer is among the tied, else 0."""
-    return 1.0 / len(merged.tied) if gold_of(item) in merged.tied else 0.0
 
 
 def _batches(facts: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -372,6 +369,7 @@ def spec_of(suite: Suite, merge: Merge | None, **more: Any) -> dict[str, Any]:
         "kind": suite.kind,
         "score_kind": suite.score_kind,
         "extracted": suite.extracted,
+        "metric": suite.metric,
         "scores_only": suite.scores_only,
         "suite_sha256": suite_digest(suite),
         "merge": None if merge is None else {"policy": merge.name, "params": params_of(merge)},

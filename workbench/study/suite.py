@@ -1,26 +1,37 @@
-"""Suites: the items that a run asks, from a bundled file or from an imported recording.
+"""Suites: the items that a run asks, from a bundled file or from an imported recording, and how answers are scored.
 
 A bundled suite is a JSON-lines file: item_id, task, prompt, reference, answer_kind, and options where the answer
-is one of a list. A recording becomes a suite of its own items: each answering model is asked the prompt that it
-was asked when it was recorded.
+is one of a list. Free text has a metric and may have further references. A recording becomes a suite of its own items:
+each answering model is asked the prompt that it was asked when it was recorded.
+
+Three ways to score, each with its name in the log: `exact_answer`, 1 where the extracted answer equals the reference,
+else 0; the name of a text metric, which measures the whole response as it stands against the nearest reference; and
+`source`, the score that came with the recording.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from workbench.decide.answers import ANSWER_KINDS, extract, infer_kind, normalise, options_in
+from workbench.decide.textmetrics import METRICS, References, bleu, chrf
 from workbench.errors import LLMValidationError
-from workbench.facts import TASKS, Item, Recorded, Request
+from workbench.facts import TASKS, EnsembleResponse, Item, Recorded, Request
 
 # Kinds of score that a comparison of answers reproduces; every other kind stays as its source gave it.
 EXTRACTED_KINDS = frozenset({"correct", "correct_exact_match"})
 EXACT_ANSWER = "exact_answer"
 SOURCE = "source"
+# The text metrics in the unit that they are quoted in: chrF and BLEU from 0 to 100, the others from 0 to 1.
+TEXT_SCORERS: Mapping[str, Callable[[str, References], float]] = MappingProxyType(
+    {**METRICS, "chrf": chrf, "bleu": bleu}
+)
+Judge = Callable[[str | None, str], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +41,9 @@ class Suite:
     prompts: prompt style -> item_id -> prompt, where a style asks otherwise than the item does.
     scores: (item_id, model, style) -> score as the recording gives it.
     scores_only: the recording keeps no text, so nothing can be asked or merged.
-    extracted: scored by comparing extracted answers with the references; else by the recorded scores.
+    metric: scored by this text metric, a name of TEXT_SCORERS; None: by one of the two other ways.
+    extracted: scored by comparing extracted answers with the references; else, without a metric, by the recorded
+    scores.
     """
 
     name: str
@@ -41,6 +54,12 @@ class Suite:
     scores: Mapping[tuple[str, str, str], float] = field(default_factory=dict, repr=False)
     scores_only: bool = False
     extracted: bool = True
+    metric: str | None = None
+
+    @property
+    def scorer(self) -> str:
+        """What the log calls the scores of this suite."""
+        return scorer_of(self.metric, extracted=self.extracted)
 
     def request(self, item: Item, style: str | None = None) -> Request:
         """What a model of this prompt style is asked."""
@@ -48,10 +67,29 @@ class Suite:
         return Request.of(prompt, task=item.task, item_id=item.item_id)
 
 
+def scorer_of(metric: str | None, *, extracted: bool) -> str:
+    """The name of a way to score."""
+    return metric or (EXACT_ANSWER if extracted else SOURCE)
+
+
+def top_of(metric: str | None) -> float:
+    """The best score of a metric, which brings its scores into [0, 1]; 1 without a metric."""
+    return 100.0 if metric in ("chrf", "bleu") else 1.0
+
+
 def answer_of(item: Item, text: str | None) -> str | None:
     """The normalised answer in a response to the item, or None."""
-    kind = item.metadata["answer_kind"]
-    return extract(text, kind, options=item.metadata.get("options") or ())
+    return answer_in(text, item.metadata)
+
+
+def answer_in(text: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """The normalised answer in a response to the item with this metadata, or None.
+
+    What a text metric scores is an answer as a whole: "the answer is" is part of a text there, and announces nothing.
+    """
+    if metadata.get("metric") is not None:
+        return None if text is None else normalise(text, "text")
+    return extract(text, metadata["answer_kind"], options=metadata.get("options") or ())
 
 
 def gold_of(item: Item) -> str | None:
@@ -59,8 +97,41 @@ def gold_of(item: Item) -> str | None:
     return None if item.reference is None else normalise(item.reference, item.metadata["answer_kind"])
 
 
+def references_of(item: Item) -> tuple[str, ...]:
+    """The item's reference and its further ones, as they stand in the suite."""
+    return () if item.reference is None else (item.reference, *(item.metadata.get("references") or ()))
+
+
+def judge_of(suite: Suite, item: Item) -> Judge | None:
+    """What scores an answer to the item: (normalised answer or None, text of the response) -> score.
+
+    None where nothing tells: the item has no reference, or the suite keeps the scores of its source.
+    No answer scores 0, and a metric has the text alone.
+    """
+    references, metric = references_of(item), suite.metric
+    if metric is not None and references:
+        measure = TEXT_SCORERS[metric]
+        return lambda answer, text: 0.0 if answer is None else measure(text, references)
+    gold = gold_of(item) if suite.extracted else None
+    return None if gold is None else lambda answer, _: float(answer == gold)
+
+
+def expected(judge: Judge, merged: EnsembleResponse) -> float:
+    """Expected score of a merge: the mean over its tied answers, each with a text that stands for it; 0 without any.
+
+    The winner stands with the text that was given for it, every other with that of its first supporter.
+    """
+    texts: dict[str | None, str] = {merged.answer: merged.text}
+    for c in merged.contributions:
+        if c.votes and c.response is not None:
+            texts.setdefault(c.answer, c.response.text)
+    return sum(judge(a, texts.get(a, a)) for a in merged.tied) / len(merged.tied) if merged.tied else 0.0
+
+
 def read_suite(path: Path) -> Suite:
     """A suite from a JSON-lines file.
+
+    Further fields of an item are its metadata. Where one item has a metric, all have it.
 
     Raises LLMValidationError: data.file, data.row (with file and line), data.duplicate, data.empty.
     """
@@ -86,7 +157,29 @@ def read_suite(path: Path) -> Suite:
         items[item.item_id] = (number, item)
     if not items:
         raise LLMValidationError(f"suite {path.name} has no items", code="data.empty", next_step="add items to it")
-    return Suite(name=path.stem, kind="suite", items=tuple(item for _, item in items.values()))
+    metric = _metric(path, list(items.values()))
+    return Suite(
+        name=path.stem,
+        kind="suite",
+        items=tuple(item for _, item in items.values()),
+        score_kind=metric or "correct",
+        metric=metric,
+        extracted=metric is None,
+    )
+
+
+def _metric(path: Path, items: Sequence[tuple[int, Item]]) -> str | None:
+    """The metric of all items; scores of different kinds are never pooled."""
+    first, metric = items[0][0], items[0][1].metadata.get("metric")
+    for number, item in items:
+        if (other := item.metadata.get("metric")) != metric:
+            raise LLMValidationError(
+                f"{path.name}, line {number}: the metric is {other or 'missing'}, and in line {first} it is "
+                f"{metric or 'missing'}",
+                code="data.row",
+                next_step="score all items of a suite alike: split the file, or give each line the same metric",
+            )
+    return metric
 
 
 def _item(path: Path, number: int, line: str) -> Item:
@@ -114,9 +207,25 @@ def _item(path: Path, number: int, line: str) -> Item:
         raise bad("options is not a list of texts")
     rest: dict[str, Any] = {k: v for k, v in row.items() if k not in ("item_id", "task", "prompt", "reference")}
     rest["options"] = tuple(options)
+    if rest.get("metric") is not None:
+        if problem := _unmeasurable(rest):
+            raise bad(problem)
+        rest["references"] = tuple(rest.get("references") or ())
     return Item(
         item_id=row["item_id"], task=row["task"], prompt=row["prompt"], reference=row["reference"], metadata=rest
     )
+
+
+def _unmeasurable(row: Mapping[str, Any]) -> str:
+    """What keeps a metric from scoring the item, or an empty string."""
+    metric, references = row["metric"], row.get("references") or []
+    if not isinstance(metric, str) or metric not in TEXT_SCORERS:
+        return f"metric {metric!r:.60} is not one of {', '.join(TEXT_SCORERS)}"
+    if row["answer_kind"] != "text":
+        return f"metric {metric} scores answers of kind text, not {row['answer_kind']}"
+    if not isinstance(references, list) or not all(isinstance(r, str) and r.strip() for r in references):
+        return "references is not a list of texts"
+    return ""
 
 
 def suite_of(recording: str, rows: Sequence[Recorded], *, score_kind: str | None = None) -> Suite:

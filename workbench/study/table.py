@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from workbench.canonical import clean_text
 from workbench.decide.answers import normalise
+from workbench.decide.evidence import group_of
 from workbench.decide.learn import worth_of_nothing
 from workbench.decide.pool import Pool
 from workbench.decide.votes import Ballots
 from workbench.errors import LLMValidationError
 from workbench.facts import Failure, ModelContribution, Response, Status
-from workbench.study.suite import EXACT_ANSWER, SOURCE
+from workbench.study.suite import SOURCE, TEXT_SCORERS, scorer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +43,11 @@ class Reader(Protocol):
 class RunTable:
     """One run: N items x M models, models in sorted order.
 
-    scores: what a comparison uses: the workbench's own extraction where the kind of score allows, else the
-    recorded scores; NaN where unknown. source_scores: as the recording gives them; NaN where it gives none.
-    reference: normalised gold answers, None where there is none. failures: (item, model) indices of members that
-    did not respond -> failure code. ballots: None where nothing was asked. groups: the category of each item.
+    scores: what a comparison uses: the suite's text metric, or the workbench's own extraction where the kind of score
+    allows, else the recorded scores; NaN where unknown. source_scores: as the recording gives them; NaN where it gives
+    none. reference: normalised gold answers, None where there is none. references: all of an item, as they stand in
+    the suite, for a metric. failures: (item, model) indices of members that did not respond -> failure code.
+    ballots: None where nothing was asked. groups: the category of each item.
     """
 
     run_id: str
@@ -61,6 +63,7 @@ class RunTable:
     source_scores: Floats
     ballots: Ballots | None
     groups: tuple[str, ...] = ()
+    references: tuple[tuple[str, ...], ...] = ()
     failures: Mapping[tuple[int, int], str] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,17 +73,29 @@ class RunTable:
 
     @property
     def extracted(self) -> bool:
-        """Whether scores come from the workbench's own extraction."""
-        return bool(self.spec.get("extracted", True))
+        """Whether scores come from comparing extracted answers."""
+        return self.metric is None and bool(self.spec.get("extracted", True))
+
+    @property
+    def metric(self) -> str | None:
+        """The text metric that scores come from, if they do."""
+        return self.spec.get("metric")
+
+    @property
+    def scorer(self) -> str:
+        """What the log calls these scores."""
+        return scorer_of(self.metric, extracted=self.extracted)
 
     @property
     def nothing(self) -> float:
-        """What an item without a winner scores: 0 where scores are within [0, 1], else the worst one seen."""
-        return worth_of_nothing(self.scores)
+        """What an item without a winner scores: 0 by a metric or within [0, 1], else the worst score seen."""
+        return 0.0 if self.metric is not None else worth_of_nothing(self.scores)
 
     @property
     def unit(self) -> str:
         """`fraction` for 0/1 scores, else the score's own unit."""
+        if self.metric is not None:  # also where all happen to be 0 or 1
+            return self.score_kind
         known = self.scores[~np.isnan(self.scores)]
         return "fraction" if np.isin(known, (0.0, 1.0)).all() else self.score_kind
 
@@ -99,6 +114,14 @@ class RunTable:
             return self.ballots.values(self.scores)
         told = np.array([gold is not None for gold in self.reference], dtype=bool)
         return np.where(told[:, None], self.ballots.values(self.scores, self.reference), np.nan)
+
+    def worth_of_new(self, index: int, answer: str) -> float:
+        """Score of an answer to one item that no member gave, by the metric of the run; without one, that of nothing.
+
+        answer: normalised, which is all that is known of it here: what it lost in case and marks counts against it.
+        """
+        references = self.references[index] if self.references else ()
+        return TEXT_SCORERS[self.metric](answer, references) if self.metric is not None and references else self.nothing
 
     def pool(self) -> Pool:
         """What a strategy sees of the run: no scores, no references, and no texts (see `read_pool`).
@@ -237,14 +260,16 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         )
     models = tuple(sorted(json.loads(run["models"])))
     items = reader.rows(
-        "select item_id, task, reference, metadata->>'answer_kind', metadata->>'group' from items where run_id = ? "
-        "order by position",
+        "select item_id, task, reference, metadata->>'answer_kind', metadata->>'group', metadata->>'references' "
+        "from items where run_id = ? order by position",
         [run_id],
     )
     place = {row[0]: i for i, row in enumerate(items)}
     column = {m: j for j, m in enumerate(models)}
     spec = json.loads(run["spec"])
-    exact, source = _scores(reader, run_id, place, column)
+    metric = spec.get("metric")
+    scorer = scorer_of(metric, extracted=spec.get("extracted", True))
+    own, source = _scores(reader, run_id, place, column, scorer)
     ballots: Ballots | None = None
     failures: dict[tuple[int, int], str] = {}
     if not spec.get("scores_only"):
@@ -258,18 +283,19 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         models=models,
         item_ids=tuple(row[0] for row in items),
         tasks=tuple(row[1] for row in items),
-        reference=tuple(None if ref is None else normalise(ref, kind) for _, _, ref, kind, _ in items),
-        scores=exact if spec.get("extracted", True) else source,
+        reference=tuple(None if ref is None else normalise(ref, kind) for _, _, ref, kind, *_ in items),
+        scores=source if scorer == SOURCE else own,
         source_scores=source,
         ballots=ballots,
-        groups=tuple(_group(row[0], row[4]) for row in items),
+        groups=tuple(group_of(row[0], row[4]) for row in items),
+        references=() if metric is None else tuple(_references(row[2], row[5]) for row in items),
         failures=failures,
     )
 
 
-def _group(item_id: str, told: str | None) -> str:
-    """The category of an item: what its suite says, or else its id before the last "-"; "" without either."""
-    return told if told is not None else item_id.rpartition("-")[0]
+def _references(reference: str | None, further: str | None) -> tuple[str, ...]:
+    """All references of an item; further: JSON."""
+    return () if reference is None else (reference, *json.loads(further or "[]"))
 
 
 def _source(reader: Reader, run: Mapping[str, Any]) -> str:
@@ -278,15 +304,18 @@ def _source(reader: Reader, run: Mapping[str, Any]) -> str:
     return "+".join(str(source) for (source,) in told) or str(run["source"])
 
 
-def _scores(reader: Reader, run_id: str, place: Mapping[str, int], column: Mapping[str, int]) -> tuple[Floats, Floats]:
-    exact = np.full((len(place), len(column)), np.nan)
-    source = exact.copy()
-    target = {EXACT_ANSWER: exact, SOURCE: source}
+def _scores(
+    reader: Reader, run_id: str, place: Mapping[str, int], column: Mapping[str, int], scorer: str
+) -> tuple[Floats, Floats]:
+    """The scores of this scorer, and those of the recording."""
+    own = np.full((len(place), len(column)), np.nan)
+    source = own.copy()
+    target = {scorer: own, SOURCE: source}
     rows = reader.rows("select item_id, model, scorer, value from scores where run_id = ?", [run_id])
-    for item_id, model, scorer, value in rows:
-        if model in column and scorer in target:
-            target[scorer][place[item_id], column[model]] = value
-    return exact, source
+    for item_id, model, name, value in rows:
+        if model in column and name in target:
+            target[name][place[item_id], column[model]] = value
+    return own, source
 
 
 def _ballots(
