@@ -33,23 +33,23 @@ def test_no_strategies_leave_the_query_unchanged_for_certain() -> None:
 
 
 def test_a_gain_larger_than_its_uncertainty_is_taken() -> None:
-    """Mean 0.2 less one standard deviation of 0.1 is above 0; its confidence is that of a normal at two deviations."""
-    made = choose(Gain("expand", 0.2, 0.1), NOTHING_KNOWN)
+    """Mean 0.25 less two standard deviations of 0.1 is above 0; its confidence is that of a normal at 2.5 of them."""
+    made = choose(Gain("expand", 0.25, 0.1), NOTHING_KNOWN)
     assert made.strategy == "expand"
-    assert made.confidence == pytest.approx(NormalDist().cdf(2.0))
+    assert made.confidence == pytest.approx(NormalDist().cdf(2.5))
     assert not made.explored
 
 
 def test_a_gain_smaller_than_its_uncertainty_is_not() -> None:
-    """Mean 0.05 less one standard deviation of 0.1 is below 0, but not without caution."""
-    doubtful = Gain("expand", 0.05, 0.1)
+    """Mean 0.15 less two standard deviations of 0.1 is below 0, but not without caution."""
+    doubtful = Gain("expand", 0.15, 0.1)
     assert choose(doubtful).strategy == UNCHANGED
     assert choose(doubtful, caution=0).strategy == "expand"
 
 
 def test_of_equal_scores_the_first_wins() -> None:
     """The order of the strategies breaks ties."""
-    assert choose(Gain("a", 0.3, 0.1), Gain("b", 0.3, 0.1)).strategy == "a"
+    assert choose(Gain("a", 0.4, 0.1), Gain("b", 0.4, 0.1)).strategy == "a"
 
 
 def test_a_draw_tries_what_is_unknown() -> None:
@@ -61,11 +61,11 @@ def test_a_draw_tries_what_is_unknown() -> None:
 
 
 def test_caution_grows_with_what_is_known_of_a_group() -> None:
-    """At PRUDENT_AFTER tellings half the caution is subtracted: a draw of 0.4 deviations is not enough then."""
+    """At PRUDENT_AFTER tellings half the caution is subtracted: a draw of 0.9 deviations is not enough then."""
     fresh, known = Gain("x", 0.0, 0.2, told=0), Gain("x", 0.0, 0.2, told=PRUDENT_AFTER)
-    assert choose(fresh, draws=[0.4]).strategy == "x"
-    assert choose(known, draws=[0.4]).strategy == UNCHANGED
-    assert choose(known, draws=[0.6]).strategy == "x"
+    assert choose(fresh, draws=[0.9]).strategy == "x"
+    assert choose(known, draws=[0.9]).strategy == UNCHANGED
+    assert choose(known, draws=[1.1]).strategy == "x"
 
 
 def test_there_is_no_caution_once_the_interval_lies_above_0() -> None:

@@ -19,7 +19,7 @@ from workbench.decide.evidence import UNCHANGED, Gain
 from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 
-CAUTION = 1.0  # standard deviations
+CAUTION = 2.0  # standard deviations; see docs/decisions/0014
 PRUDENT_AFTER = 50  # tellings in a group, at which half the caution applies
 
 
@@ -54,7 +54,7 @@ class ChooseStrategy:
             raise LLMValidationError(
                 f"caution is {self.caution!r:.40}, not a number >= 0",
                 code="validation.config",
-                next_step="use 1, or 0 for no caution",
+                next_step="use 2, or 0 for no caution",
             )
 
     def __call__(self, gains: Sequence[Gain], draws: Sequence[float] | None = None) -> Choice:
