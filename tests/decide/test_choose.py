@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from statistics import NormalDist
 
 import numpy as np
@@ -15,7 +17,9 @@ NOTHING_KNOWN = Gain("clarify", 0.0, 0.3)
 
 
 def choose(*gains: Gain, caution: float = CAUTION, draws: list[float] | None = None) -> Choice:
-    return ChooseStrategy(caution=caution)(gains, draws)
+    """draws: of the strategies' gains; that of unchanged is 0, so that a gain's own is 1 / sqrt(2) of what is given."""
+    given = None if draws is None else [0.0, *(z * math.sqrt(2) for z in draws)]
+    return ChooseStrategy(caution=caution)(gains, given)
 
 
 def test_nothing_known_leaves_the_query_unchanged() -> None:
@@ -79,9 +83,19 @@ def test_there_is_no_caution_once_the_interval_lies_above_0() -> None:
 def test_thompson_sampling_tries_a_strategy_as_often_as_it_may_be_better() -> None:
     """Without caution the share of draws that choose it is P(gain > 0): here Phi(0.5) = 0.691."""
     policy, gain = ChooseStrategy(caution=0), Gain("x", 0.1, 0.2, told=1000)
-    draws = np.random.default_rng(0).standard_normal(20_000)
-    share = np.mean([policy([gain], [float(z)]).strategy == "x" for z in draws])
+    draws = np.random.default_rng(0).standard_normal((20_000, 2))
+    share = np.mean([policy([gain], two.tolist()).strategy == "x" for two in draws])
     assert share == pytest.approx(NormalDist().cdf(0.5), abs=0.01)
+
+
+def test_of_many_unknown_strategies_unchanged_is_asked_as_often_as_each() -> None:
+    """Seven strategies and unchanged, all alike: each in one of eight cases, for all are set against the same."""
+    gains = [Gain(name, 0.0, 0.3) for name in "abcdefg"]
+    draws = np.random.default_rng(0).standard_normal((16_000, 8))
+    chosen = Counter(ChooseStrategy()(gains, row.tolist()).strategy for row in draws)
+    assert {name: n / 16_000 for name, n in chosen.items()} == pytest.approx(
+        dict.fromkeys([*"abcdefg", UNCHANGED], 1 / 8), abs=0.012
+    )
 
 
 @pytest.mark.parametrize("caution", [-0.1, float("nan"), float("inf"), "much", None], ids=str)
@@ -95,5 +109,5 @@ def test_a_caution_that_is_no_number_is_refused(caution: object) -> None:
 def test_draws_are_one_for_each_strategy() -> None:
     """A missing draw would choose silently."""
     with pytest.raises(LLMValidationError) as refused:
-        choose(NOTHING_KNOWN, NOTHING_KNOWN, draws=[0.5])
+        ChooseStrategy()([NOTHING_KNOWN, NOTHING_KNOWN], [0.5, 0.5])
     assert refused.value.code == "validation.config"

@@ -75,6 +75,24 @@ def test_only_the_answer_that_was_asked_for_is_seen() -> None:
     assert learned(one, **never).calibration_error <= 0.01
 
 
+def test_a_base_that_is_best_leaves_no_gain_to_share() -> None:
+    """Its gain is exactly 0, also where adding up the scores would round, and a share of it is not known."""
+    rng = np.random.default_rng(0)
+    base = rng.random(77)
+    found = learned(styled_run({("m", "default"): base, ("m", "concise"): base * 0.7}))
+    assert found.always == 0.0
+    assert np.isnan(found.share.value)
+
+
+def test_a_style_called_unchanged_beside_another_base_is_learned_too() -> None:
+    """The optimizer's own word for the base is not taken by it."""
+    run = styled_run({("m", "cot"): np.zeros(200), ("m", "unchanged"): np.ones(200)})
+    found = learned(run, base="cot")
+    assert (found.base, found.styles) == ("cot", ("unchanged",))
+    assert 0.8 < found.share.value < 1.0
+    assert found.bins[-1].predicted > 0.5
+
+
 def test_several_styles_are_chosen_among() -> None:
     """The one that helps is found among those that do not."""
     rng = np.random.default_rng(0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from study.styled import styled_run
-from workbench.errors import LLMValidationError
 from workbench.study.promises import CLAIMS, Promise, promises
 from workbench.study.table import RunTable
 
@@ -79,8 +78,18 @@ def test_only_items_of_the_claimed_task_count() -> None:
     assert (row.items, row.gain.value if row.gain else None) == (10, 0.0)
 
 
-def test_a_run_without_styles_is_refused() -> None:
-    """It says that nothing was asked in several styles."""
-    with pytest.raises(LLMValidationError) as refused:
-        promises([styled_run({("m", "default"): [1, 0]}, tasks=["code_generation"] * 2)], splits=5)
-    assert refused.value.code == "validation.styles"
+def test_a_run_without_styles_can_say_nothing() -> None:
+    """It makes no claim testable, and does not keep others from being so."""
+    plain = styled_run({("m", "default"): [1, 0]}, tasks=["code_generation"] * 2)
+    (row,) = of("code_generation", plain)
+    assert row.verdict == "not testable"
+    (row,) = of("code_generation", plain, code_run(0.5, 0.5))
+    assert row.verdict == "refuted"
+
+
+def test_scores_below_0_have_no_relative_gain() -> None:
+    """A share of a negative base means nothing."""
+    (row,) = of("translation", styled_run(
+        {("m", "default"): [-3.0, -1.0] * 10, ("m", "s"): [-1.0, 0.0] * 10}, tasks=["translation"] * 20
+    ))  # fmt: skip
+    assert (row.verdict, row.gain) == ("not testable", None)

@@ -54,7 +54,9 @@ def test_the_base_is_the_plain_style(styles: tuple[str, str], base: str) -> None
 def test_the_base_can_be_named() -> None:
     """Then the other style is compared with it, and models without it are left out."""
     run = styled_run({("m", "direct"): DIRECT, ("m", "cot"): COT, ("n", "a"): DIRECT, ("n", "b"): COT})
-    (row,) = style_gains(run, "cot", samples=100)
+    found = style_gains(run, "cot", samples=100)
+    assert found.about == {"without_base": "n"}
+    (row,) = found
     assert (row.model, row.style, row.base) == ("m", "direct", "cot")
     assert row.gain.value == pytest.approx(-0.3)
 

@@ -11,6 +11,7 @@ recorded answers of one model is in notebook 02.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -60,15 +61,18 @@ class ChooseStrategy:
     def __call__(self, gains: Sequence[Gain], draws: Sequence[float] | None = None) -> Choice:
         """The strategy with the largest positive score, of equal ones the first, else `unchanged`.
 
-        draws: one standard normal number for each gain, to explore; None to take what is known.
+        draws: standard normal numbers, one for `unchanged` and one for each gain, to explore; None to take what is
+        known. All gains are over the same unchanged queries, so that its draw counts against all: of K strategies that
+        nothing is known of it is asked in one of K + 1 cases, and not in one of 2^K.
         """
-        if draws is not None and len(draws) != len(gains):
+        if draws is not None and len(draws) != len(gains) + 1:
             raise LLMValidationError(
                 f"{len(draws)} draws for {len(gains)} strategies",
                 code="validation.config",
-                next_step="give one draw for each strategy, or None",
+                next_step="give one draw for unchanged and one for each strategy, or None",
             )
-        scores = [self._score(gain, None if draws is None else draws[i]) for i, gain in enumerate(gains)]
+        drawn = [None] * len(gains) if draws is None else [(z - draws[0]) / math.sqrt(2) for z in draws[1:]]
+        scores = [self._score(gain, z) for gain, z in zip(gains, drawn, strict=True)]
         best = max(range(len(gains)), key=scores.__getitem__, default=None)
         if best is None or scores[best] <= 0:
             return _unchanged(gains, explored=draws is not None)

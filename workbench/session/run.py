@@ -26,6 +26,8 @@ from workbench.study.tune import FittedWeights, Objective, fit_weights
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.session.styles import StyleGains
+
 M = TypeVar("M", bound=Merge)
 
 
@@ -85,7 +87,7 @@ class Run:
             "left join (from calls where run_id = ? qualify row_number() over (partition by item_id, member "
             "order by ok desc, start_unix_ns desc, span_id) = 1) k on k.item_id = s.item_id and k.member = s.model "
             "where s.run_id = ? and s.scorer = ? order by i.position, s.model",
-            [self.run_id, self.run_id, "exact_answer" if self.table.extracted else "source"],
+            [self.run_id, self.run_id, self.table.scorer],
         )
 
     @cached_property
@@ -153,6 +155,16 @@ class Run:
         table = self.table if models is None else self.table.of_models(models)
         pool = self._part(models)[1] if any(isinstance(m, Strategy) for m in merges) else None
         return Comparison(compare(table, merges, pool=pool, seed=seed))
+
+    def style_gains(self, base: str | None = None, *, seed: int = 0) -> StyleGains:
+        """Every prompt style of every model against its base style, paired by item, on all items and in each group.
+
+        base: the style to compare with; None: `unchanged`, `default` or `direct`, which a model has, else its first.
+        Raises LLMValidationError validation.styles, data.no_scores.
+        """
+        from workbench.session.styles import StyleGains
+
+        return StyleGains(self.table, base, seed=seed)
 
     def replay(self, *policies: Merge) -> Drift:
         """Decide every merge and read every answer again from the log; `.drifts` is 0 when all agree.

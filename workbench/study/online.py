@@ -49,8 +49,8 @@ class GainBin:
 class LateGroup:
     """A group in the second half of the orders: chosen style minus base, per item, averaged over the orders.
 
-    always: the gain of always taking the style, on the same items. gain: with the bootstrap interval over items.
-    taken: share of the choices that were not the base.
+    always: the gain of always taking the best of the other styles, on the same items. gain: with the bootstrap interval
+    over items. taken: share of the choices that were not the base.
     """
 
     group: str
@@ -64,12 +64,12 @@ class LateGroup:
 class Online:
     """What learning online gained, over random orders.
 
-    style: the only other style, or "any of" several. gain: chosen minus base over the whole stream, mean and 2.5 / 97.5
-    percentiles over orders. always: gain of the best style taken for every item. share: gain / always, per order, mean
-    and percentiles. second_half: the same as gain, in the second half. groups: the second half group by group. bins,
+    gain: chosen minus base over the whole stream, mean and 2.5 / 97.5 percentiles over orders. always: gain of the best
+    style taken for every item, 0 where the base is best. share: gain / always, per order, mean and percentiles; NaN
+    where always is 0. second_half: as gain, in the second half. groups: the second half group by group. bins,
     calibration_error: predicted against measured gain of each other style in the second half, all orders together, in
-    bins of equal size. coverage: share of groups and orders whose last 95 % interval holds the gain on all
-    items of the group. grouped: whether the groups were known. curve: mean gain over orders up to each item.
+    bins of equal size. coverage: share of groups and orders whose last 95 % interval holds the gain on all items of the
+    group. grouped: whether the groups were known. curve: mean gain over orders up to each item.
     """
 
     name: str
@@ -106,8 +106,9 @@ class Online:
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """One order: the items in it, the style chosen for each, and the gains that were predicted."""
+    """One order: the styles but the base, the items, the style chosen for each, and the gains that were predicted."""
 
+    names: tuple[str, ...]
     order: Rows
     chosen: Rows
     predicted: Floats
@@ -173,16 +174,18 @@ def _course(
 ) -> _Course:
     n = len(scores)
     order = rng.permutation(n)
-    draws = rng.standard_normal((n, len(styles)))
+    draws = rng.standard_normal((n, 1 + len(styles)))
     chosen, predicted = np.empty(n, dtype=np.intp), np.empty((n, len(styles)))
     evidence, step = Evidence(), Tell()
-    place = {UNCHANGED: 0, **{style: j for j, style in enumerate(styles, 1)}}
+    # The base is what the optimizer calls unchanged; a style of that name, beside another base, has to give way.
+    names = [f"{style} style" if style == UNCHANGED else style for style in styles]
+    place = {UNCHANGED: 0, **{name: j for j, name in enumerate(names, 1)}}
     for t, i in enumerate(order.tolist()):
-        gains = evidence.gains(contexts[i], styles)
+        gains = evidence.gains(contexts[i], names)
         choice = policy(gains, draws[t].tolist()).strategy
         chosen[t], predicted[t] = place[choice], [gain.mean for gain in gains]
         evidence = evidence.tell(Telling(contexts[i], choice, float(scores[i, chosen[t]])), step)
-    return _Course(order, chosen, predicted, evidence)
+    return _Course(tuple(names), order, chosen, predicted, evidence)
 
 
 def _found(
@@ -191,7 +194,7 @@ def _found(
 ) -> Online:  # fmt: skip
     n, half = len(scores), len(scores) // 2
     gained = np.array([scores[c.order, c.chosen] - scores[c.order, 0] for c in courses])
-    always = float((scores.mean(axis=0) - scores[:, 0].mean()).max())
+    always = float((scores - scores[:, :1]).mean(axis=0).max())  # of the differences, so that no rounding is left
     late = [_late(scores, c, half) for c in courses]
     bins = _reliability(late, scores, courses, half, samples=samples, seed=seed)
     whole = gained.mean(axis=1)
@@ -208,12 +211,12 @@ def _found(
         grouped=grouped,
         gain=_over_orders(whole),
         always=always,
-        share=_over_orders(whole / always if always else np.full(len(whole), np.nan)),
+        share=_over_orders(whole / always if always > 0 else np.full(len(whole), np.nan)),
         second_half=_over_orders(gained[:, half:].mean(axis=1)),
         groups=_late_groups(scores, groups, late, samples=samples, seed=seed),
         bins=bins,
         calibration_error=float(sum(b.share * abs(b.predicted - b.measured.value) for b in bins)),
-        coverage=_coverage(scores, model.styles, contexts, groups, courses),
+        coverage=_coverage(scores, contexts, groups, courses),
         curve=tuple((np.cumsum(gained, axis=1) / np.arange(1, n + 1)).mean(axis=0).tolist()),
     )
 
@@ -292,19 +295,13 @@ def _ratio_interval(total: Floats, count: Floats, *, samples: int, seed: int) ->
     return float(ratio + low[0]), float(ratio + high[0])
 
 
-def _coverage(
-    scores: Floats,
-    styles: Sequence[str],
-    contexts: Sequence[Context],
-    groups: Sequence[str],
-    courses: Sequence[_Course],
-) -> float:
+def _coverage(scores: Floats, contexts: Sequence[Context], groups: Sequence[str], courses: Sequence[_Course]) -> float:
     names = np.array(groups, dtype=object)
     met = []
     for name in sorted(set(groups)):
         at = np.flatnonzero(names == name)
         true = (scores[at, 1:] - scores[at, :1]).mean(axis=0)
         for course in courses:
-            gains = course.evidence.gains(contexts[int(at[0])], styles)
+            gains = course.evidence.gains(contexts[int(at[0])], course.names)
             met += [gain.low <= t <= gain.high for gain, t in zip(gains, true.tolist(), strict=True)]
     return float(np.mean(met))

@@ -16,7 +16,7 @@ import numpy as np
 
 from workbench.study.found import Rows
 from workbench.study.stats import SPLITS, check_splits, half_splits
-from workbench.study.styles import Styled, styled
+from workbench.study.styles import Styled, has_styles, styled
 from workbench.study.table import Floats, RunTable
 from workbench.study.timings import Estimate
 
@@ -51,9 +51,9 @@ class Promise:
 def promises(tables: Sequence[RunTable], *, splits: int = SPLITS, seed: int = 0) -> tuple[Promise, ...]:
     """Every claim beside the recorded answers to prompts of that task type in several styles, in the order of CLAIMS.
 
-    tables: of runs with prompt styles, such as `run.table`. For each claim and table there is first a row of all models
-    together, each in the style that was best for it, then one of each model.
-    Raises LLMValidationError validation.styles, data.no_scores, stats.splits.
+    tables: of runs, such as `run.table`; one without prompt styles says nothing of any claim. For each claim and table
+    there is first a row of all models together, each in the style that was best for it, then one of each model.
+    Raises LLMValidationError data.no_scores, stats.splits.
     """
     check_splits(splits)
     found: list[Promise] = []
@@ -66,9 +66,8 @@ def promises(tables: Sequence[RunTable], *, splits: int = SPLITS, seed: int = 0)
 
 
 def _tested(task: str, claimed: float, table: RunTable, *, splits: int, seed: int) -> list[Promise]:
-    models = [
-        part for model in styled(table) if task in table.tasks and len((part := _on_task(table, model, task)).rows) > 1
-    ]
+    known = styled(table) if has_styles(table) else ()
+    models = [part for model in known if task in table.tasks and len((part := _on_task(table, model, task)).rows) > 1]
     common = [i for i in range(len(table.item_ids)) if all(i in model.rows for model in models)]
     pools = [[_at(model, np.array(common, dtype=np.intp)) for model in models]] if len(models) > 1 < len(common) else []
     rows = []
@@ -98,7 +97,7 @@ def _verdict(claimed: float, gains: Floats | None) -> tuple[Said, Estimate | Non
         return (
             "not testable",
             None,
-            "on a half of the items the base scores nothing, and a share of nothing means nothing",
+            "on a half of the items the base scores 0 or less, and a share of that means nothing",
         )
     low, high = np.percentile(gains, [2.5, 97.5])
     gain = Estimate(value=float(gains.mean()), low=float(low), high=float(high))

@@ -82,18 +82,28 @@ class ChosenGain:
     chosen: tuple[tuple[str, float], ...]
 
 
+def has_styles(table: RunTable) -> bool:
+    """Whether a model of the run was asked in several styles."""
+    return any(len(styles) > 1 for styles in _places(table).values())
+
+
+def _places(table: RunTable) -> dict[str, dict[str, int]]:
+    """Model -> style -> its column in the table."""
+    places: dict[str, dict[str, int]] = {}
+    for member in table.spec.get("members", ()):
+        if member["name"] in table.models:
+            model = str(member.get("recorded_as") or member["model"])
+            places.setdefault(model, {})[str(member.get("style") or "default")] = table.models.index(member["name"])
+    return places
+
+
 def styled(table: RunTable, base: str | None = None) -> tuple[Styled, ...]:
     """The models of a run that were asked in several styles.
 
     base: the style to compare with; None: `unchanged`, `default` or `direct`, whichever a model has, else its first.
     Raises LLMValidationError validation.styles where no model has two styles, or none has that base.
     """
-    places: dict[str, dict[str, int]] = {}
-    for member in table.spec.get("members", ()):
-        if member["name"] in table.models:
-            model = str(member.get("recorded_as") or member["model"])
-            places.setdefault(model, {})[str(member.get("style") or "default")] = table.models.index(member["name"])
-    several = {model: styles for model, styles in places.items() if len(styles) > 1}
+    several = {model: styles for model, styles in _places(table).items() if len(styles) > 1}
     known = sorted({style for styles in several.values() for style in styles})
     if not several or (base is not None and base not in known):
         hint = closest(str(base), known) if base is not None else None
@@ -137,7 +147,14 @@ def style_gains(table: RunTable, base: str | None = None, *, samples: int = SAMP
         groups = _groups(table, model)
         if len(groups) > 1:
             made += _corrected([_gain(table, model, style, g, at, samples, seed) for g, at in groups.items()])
-    return found_in(table, _counted(models), made, samples=samples, seed=seed)
+    return found_in(table, _counted(models), made, samples=samples, seed=seed, **_left_out(table, models))
+
+
+def _left_out(table: RunTable, models: Sequence[Styled]) -> dict[str, str]:
+    """The models in several styles, but not in the base that was asked for."""
+    several = {model for model, styles in _places(table).items() if len(styles) > 1}
+    missing = sorted(several - {model.name for model in models})
+    return {"without_base": ", ".join(missing)} if missing else {}
 
 
 def _counted(models: Sequence[Styled]) -> Rows:
