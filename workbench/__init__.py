@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from workbench.decide.merge import BestOfN as BestOfN
     from workbench.decide.merge import MajorityVoting as MajorityVoting
     from workbench.decide.merge import WeightedConsensus as WeightedConsensus
+    from workbench.decide.prompt import PromptTemplate as PromptTemplate
+    from workbench.decide.prompt import Slot as Slot
     from workbench.decide.strategies.auto import Auto as Auto
     from workbench.decide.strategies.cascade import Cascade as Cascade
     from workbench.decide.strategies.fields import FieldWise as FieldWise
@@ -67,8 +69,12 @@ if TYPE_CHECKING:
     from workbench.session.failover import LLMFailoverHandler as LLMFailoverHandler
     from workbench.session.gains import Gains as Gains
     from workbench.session.metrics import EnsembleMetrics as EnsembleMetrics
+    from workbench.session.optimizer import OptimizedQuery as OptimizedQuery
+    from workbench.session.optimizer import QueryOptimizer as QueryOptimizer
+    from workbench.session.prompts import PromptEngineer as PromptEngineer
     from workbench.session.router import LLMRouter as LLMRouter
     from workbench.session.run import Run as Run
+    from workbench.session.tokens import TokenCounter as TokenCounter
     from workbench.session.workbench import Workbench as Workbench
 
 _HOMES = {
@@ -105,19 +111,25 @@ _HOMES = {
     "ModelContribution": "workbench.facts",
     "MultiModelEnsembler": "workbench.session.ensembler",
     "OneCoin": "workbench.decide.strategies.latent",
+    "OptimizedQuery": "workbench.session.optimizer",
     "PairwiseJudge": "workbench.act.judge",
     "PerformanceMetric": "workbench.act.performance",
     "PerformanceStats": "workbench.act.performance",
     "PerformanceTracer": "workbench.act.tracer",
     "Profile": "workbench.act.simulated",
+    "PromptEngineer": "workbench.session.prompts",
+    "PromptTemplate": "workbench.decide.prompt",
+    "QueryOptimizer": "workbench.session.optimizer",
     "Request": "workbench.facts",
     "Response": "workbench.facts",
     "Run": "workbench.session.run",
     "Selective": "workbench.decide.strategies.selective",
     "Selector": "workbench.decide.strategies.selector",
+    "Slot": "workbench.decide.prompt",
     "SoftVote": "workbench.decide.strategies.soft",
     "Stacking": "workbench.decide.strategies.weighted",
     "TextStacking": "workbench.decide.strategies.mbr",
+    "TokenCounter": "workbench.session.tokens",
     "WeightedConsensus": "workbench.decide.merge",
     "Workbench": "workbench.session.workbench",
     "check_health": "workbench.act.aggregate",

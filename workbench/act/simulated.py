@@ -37,7 +37,8 @@ class Profile:
     """What a simulated model is like.
 
     skill: task -> probability of a right answer, in [0, 1], at most 1 - no_answer counts; `general` stands in
-        for a task not named.
+        for a task not named. gains: rewriting strategy -> what it adds to the skill, in [-1, 1]; 0 where not named: the
+        model does not read the prompt, and is told which strategy it was rewritten with.
     shared: share of items, in [0, 1], on which the model's luck is drawn by its error `source`, not by itself.
     no_answer: probability of a text without an answer. fail: probability of a provider error.
     latency_ms: median; latency_sigma: standard deviation of its logarithm (log-normal).
@@ -46,6 +47,7 @@ class Profile:
 
     name: str
     skill: Mapping[str, float]
+    gains: Mapping[str, float] = field(default_factory=dict)
     source: str = "pool"
     shared: float = 0.5
     no_answer: float = 0.01
@@ -67,7 +69,11 @@ class Profile:
             value = getattr(self, label)
             if not (math.isfinite(value) and value >= 0) or (label == "latency_ms" and value == 0):
                 raise _refused(self.name, f"{label} is {value}, not a finite number >= 0 (latency above 0)")
+        for strategy, gain in self.gains.items():
+            if not -1 <= gain <= 1:
+                raise _refused(self.name, f"gains[{strategy}] is {gain}, not in [-1, 1]")
         object.__setattr__(self, "skill", MappingProxyType(dict(self.skill)))
+        object.__setattr__(self, "gains", MappingProxyType(dict(self.gains)))
 
 
 def _refused(name: str, problem: str) -> LLMValidationError:
@@ -122,11 +128,13 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 class SimulatedModel:
     """A model with a profile and the key to the items it is asked.
 
-    key: item_id -> item, the answers it can know; prompts outside it get a seeded answer.
+    key: item_id -> item, the answers it can know; prompts outside it get a seeded answer. style: the strategy that the
+    key's prompts were rewritten with, if any.
     """
 
     profile: Profile
     key: Mapping[str, Item] = field(default_factory=dict, repr=False)
+    style: str | None = None
 
     @property
     def name(self) -> str:
@@ -177,7 +185,7 @@ class SimulatedModel:
         # items are shared is one draw too: what a model shares, the models that share more share with it.
         shared = self._draw("shared", about, shared=True) < p.shared
         luck = self._draw("luck", about, shared=shared)
-        skill = p.skill.get(item.task, p.skill.get("general", 0.5))
+        skill = p.skill.get(item.task, p.skill.get("general", 0.5)) + p.gains.get(self.style or "", 0.0)
         right = luck * (1 - p.no_answer) < skill and item.reference is not None
         pick = self._draw("wrong", about, shared=shared)
         if item.metadata.get("answer_kind") == "text":

@@ -48,8 +48,7 @@ def group_of(item_id: str, told: str | None) -> str:
     return told if told is not None else item_id.rpartition("-")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Gain:
+class Gain(NamedTuple):
     """The expected gain in quality of a strategy over the unchanged query: a normal distribution.
 
     mean, sd: in the unit of the qualities, which are in [0, 1]. n, told: discounted tellings in the group itself, about

@@ -281,7 +281,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """A rewritten prompt; estimated_quality_gain is a prediction, not a measurement."""
+    """A query and what it was rewritten to; the gain is a prediction, not a measurement.
+
+    strategies: that were applied, none where the query was left unchanged. confidence_score: probability, by what was
+    told so far, that this is the better choice than the unchanged query, or where it was left, than every strategy.
+    estimated_quality_gain: expected mean quality less that of the unchanged query, qualities being in [0, 1]; gain_low,
+    gain_high: its 95 % interval. explored: tried in order to learn. reasons: of the choice, and of each edit.
+    """
 
     original: str
     text: str
@@ -289,6 +295,10 @@ class Rewrite:
     strategies: tuple[str, ...]
     confidence_score: float
     estimated_quality_gain: float
+    gain_low: float = 0.0
+    gain_high: float = 0.0
+    explored: bool = False
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

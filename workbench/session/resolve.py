@@ -172,3 +172,10 @@ def members_of(
             )
         seen[member.name] = member
     return found
+
+
+def source_of(member: Member) -> str:
+    """What the answers of a member count as: simulated, recorded or live."""
+    if member.recorded_as is not None:
+        return "recorded"
+    return "simulated" if member.model.name.startswith("simulated:") else "live"

@@ -11,6 +11,7 @@ from workbench.decide.policies import POLICIES, policy
 from workbench.errors import LLMRouterError
 from workbench.facts import Merge
 from workbench.session.resolve import Named
+from workbench.session.rewrites import before_styles, styles_of
 from workbench.study.resume import Prior, changed, check_same, is_same
 from workbench.study.run import Plan
 from workbench.study.table import Reader
@@ -29,8 +30,8 @@ def plan_again(
 ) -> Plan:
     """The plan that the run began with, made again.
 
-    planned: makes a plan of (name, models, merge, score_kind, concurrency). given: objects among the models, which no
-    name stands for. merge: in the place of the run's, for one that is not built in.
+    planned: makes a plan of (name, models, merge, score_kind, concurrency, rewrites). given: objects among the models,
+    which no name stands for. merge: in the place of the run's, for one that is not built in.
     Raises LLMValidationError run.changed, which names what differs or is gone.
     """
     spec = prior.spec
@@ -46,6 +47,7 @@ def plan_again(
             merge,
             spec.get("only_score_kind"),
             spec.get("concurrency") or 16 if concurrency is None else concurrency,
+            spec.get("rewrites") or (),
         )
     except LLMRouterError as error:
         if error.code not in LOST:
@@ -66,8 +68,10 @@ def _models(prior: Prior, given: Sequence[Named], profiles: Mapping[str, Profile
     for about in prior.spec.get("members") or ():
         kept: dict[str, Any] | None = about.get("profile")
         if kept is not None and kept["name"] not in profiles:  # of a cell that is not run again, or a command line
-            objects.setdefault(about["name"], Profile(**kept))
-    return [objects.get(name, name) for name in prior.models]
+            objects.setdefault(f"simulated:{kept['name']}", Profile(**kept))
+    styles = styles_of(prior.spec["rewrites"]) if prior.spec.get("rewrites") else ()
+    names = before_styles(prior.models, styles) if styles else prior.models
+    return [objects.get(name, name) for name in names]
 
 
 def interrupted(reader: Reader, plan: Plan) -> str | None:

@@ -28,13 +28,14 @@ from workbench.session.later import ledger_in
 from workbench.session.live import Live
 from workbench.session.magic import remember
 from workbench.session.places import default_log, notebooks
-from workbench.session.resolve import Named, members_of
+from workbench.session.resolve import Named, members_of, source_of
 from workbench.session.resume import interrupted, plan_again
+from workbench.session.rewrites import in_styles
 from workbench.session.run import Run
 from workbench.session.settings import Loaded, load_settings
 from workbench.session.suites import find_suite
 from workbench.study.resume import Resumed, read_prior
-from workbench.study.run import Member, Plan, check_plan, ending_told, execute, member_spec, spec_of
+from workbench.study.run import Plan, check_plan, ending_told, execute, member_spec, spec_of
 from workbench.study.stats import SPLITS, check_splits, drawn_by
 from workbench.study.suite import Suite
 from workbench.study.table import find_run
@@ -177,6 +178,7 @@ class Workbench:
         models: Sequence[Named] | None = None,
         merge: Merge | str | None = None,
         score_kind: str | None = None,
+        rewrites: Sequence[str] = (),
         concurrency: int = CONCURRENCY,
         resume: bool = False,
     ) -> Run:
@@ -184,7 +186,8 @@ class Workbench:
 
         name: of an imported recording or a bundled suite. models: as for `open`; default all models of the
         recording, or the simulated pool. merge: a policy or the name of a built-in one; None only asks.
-        score_kind: for a recording that mixes kinds of score. concurrency: items asked at once, >= 1.
+        score_kind: for a recording that mixes kinds of score. rewrites: strategies; then every model is asked the
+        prompts unchanged and rewritten by each, as MODEL/STRATEGY. concurrency: items asked at once, >= 1.
         resume: go on with the newest run of the same items, models and merge where that one was interrupted, so that
         a cell may be run again after a restart. Raises LLMValidationError, LLMRouterError before anything is asked;
         LLMError run.failed when nothing could be asked, run.locked when that run is under way elsewhere.
@@ -195,7 +198,7 @@ class Workbench:
                 code="validation.config",
                 next_step="use resume=True for the newest run of the same plan, or wb.resume(RUN) for one by its id",
             )
-        plan = self.plan(name, models, merge, score_kind, concurrency)
+        plan = self.plan(name, models, merge, score_kind, concurrency, rewrites)
         check_plan(plan)
         if resume:
             close_left_behind(self.log, self.world)
@@ -298,6 +301,7 @@ class Workbench:
         merge: Merge | str | None = None,
         score_kind: str | None = None,
         concurrency: int = CONCURRENCY,
+        rewrites: Sequence[str] = (),
     ) -> Plan:
         """What `run` would do with these arguments; nothing is asked. Raises LLMValidationError, LLMRouterError."""
         _check_concurrency(concurrency)
@@ -314,6 +318,8 @@ class Workbench:
             profiles=self._profiles(),
             live=lambda: self.live,
         )
+        if rewrites:
+            suite, members = in_styles(suite, members, rewrites)
         sources = sorted({source_of(m) for m in members})
         return Plan(
             run_id=self._new_run_id(suite.name),
@@ -328,6 +334,7 @@ class Workbench:
                 members=[member_spec(m) for m in members],
                 concurrency=concurrency,
                 only_score_kind=score_kind,
+                rewrites=list(rewrites),
             ),
             concurrency=concurrency,
         )
@@ -407,10 +414,3 @@ def _check_concurrency(concurrency: int) -> None:
             code="validation.config",
             next_step="use a number of items to ask at once, such as 16",
         )
-
-
-def source_of(member: Member) -> str:
-    """What the answers of a member count as: simulated, recorded or live."""
-    if member.recorded_as is not None:
-        return "recorded"
-    return "simulated" if member.model.name.startswith("simulated:") else "live"

@@ -386,7 +386,7 @@ def member_spec(member: Member) -> dict[str, Any]:
         "model": " > ".join(chain) or member.model.name,
         "style": member.style,
         "recorded_as": member.recorded_as,
-        "profile": None if profile is None else encode(profile),
+        "profile": None if profile is None else {k: v for k, v in encode(profile).items() if k != "gains" or v},
     }
 
 

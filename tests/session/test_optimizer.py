@@ -1,0 +1,385 @@
+"""The query optimizer: what it says at first, what it learns, and that all of it is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from workbench import LLMError, LLMValidationError, QueryOptimizer
+from workbench.act.journal import encode
+from workbench.act.world import MemorySink, World
+from workbench.decide.evidence import UNCHANGED, Context, Gain, Tally, Tell, Telling
+from workbench.decide.optimize import OptimizeQuery
+from workbench.decide.rewrite import Example
+from workbench.facts import Decision
+from workbench.record.log import Log
+
+QUERY = "Could you please explain why ice floats on water?"
+
+
+@pytest.fixture
+def optimizer(log_folder: Path) -> Iterator[QueryOptimizer]:
+    made = QueryOptimizer(model="m", log=log_folder)
+    yield made
+    made.close()
+
+
+def taught(optimizer: QueryOptimizer, n: int = 60, *, good: str = "verbose", group: str | None = None) -> None:
+    """Answers under one strategy are better than all others."""
+    for k in range(n):
+        made = optimizer.optimize_query(f"Question {k}: why does ice float?", task="general", group=group)
+        optimizer.update_weights(0.9 if made.strategies == (good,) else 0.3, of=made)
+
+
+# -- at first
+
+
+def test_it_predicts_0_with_a_wide_interval_at_first(optimizer: QueryOptimizer) -> None:
+    """Nothing is built in about any strategy: the promised names are there, and say so."""
+    made = optimizer.optimize_query(QUERY, explore=False)
+    assert made.optimized_query == made.original_query == QUERY
+    assert (made.estimated_quality_gain, made.strategies, made.changed) == (0.0, (), False)
+    assert made.task_type in ("general", "question_answering")
+    assert 0 <= made.confidence_score <= 1
+    tried = next(m for m in (optimizer.optimize_query(QUERY) for _ in range(50)) if m.changed)
+    assert tried.estimated_quality_gain == 0.0
+    assert tried.gain_interval[0] < -0.5 < 0.5 < tried.gain_interval[1]
+    assert tried.optimized_query != QUERY
+
+
+def test_it_comes_to_take_what_helps(optimizer: QueryOptimizer) -> None:
+    """After 200 tellings the good strategy is taken without exploring, and predicted to gain about what it does."""
+    taught(optimizer, 200)
+    made = optimizer.optimize_query("Why does ice float?", task="general", explore=False)
+    assert made.strategies == ("verbose",)
+    assert made.gain_interval[0] < 0.6 < made.gain_interval[1]
+    assert made.confidence_score > 0.95
+
+
+def test_groups_learn_for_themselves(optimizer: QueryOptimizer) -> None:
+    """What is good in one group and bad in the other is taken in the one and not in the other."""
+    for k in range(300):
+        for group, quality in (("up", 1.0), ("down", 0.0)):
+            made = optimizer.optimize_query(f"Question {k}: why?", task="general", group=group)
+            optimizer.update_weights(quality if made.strategies == ("verbose",) else 0.5, of=made)
+    ask = {g: optimizer.optimize_query("Why?", task="general", group=g, explore=False) for g in ("up", "down")}
+    assert (ask["up"].strategies, ask["down"].strategies) == (("verbose",), ())
+
+
+def test_feedback_goes_to_the_newest_query_or_the_one_named(optimizer: QueryOptimizer) -> None:
+    """Concurrent queries are told by name."""
+    first = optimizer.optimize_query(QUERY, group="one", explore=False)
+    second = optimizer.optimize_query(QUERY, group="two", explore=False)
+    optimizer.update_weights(1.0)
+    optimizer.update_weights(0.0, of=first)
+    tallies = {c.group: optimizer.evidence.tallies(c)[UNCHANGED] for c in (first.context, second.context)}
+    assert tallies == {"two": Tally(1, 1, 1), "one": Tally(1, 0, 0)}
+
+
+def test_switched_off_it_leaves_queries_alone_and_still_learns(log_folder: Path) -> None:
+    """The toggle of the name that was promised; what is told then is about unchanged queries."""
+    optimizer = QueryOptimizer(enable_query_optimization=False, log=log_folder)
+    made = [optimizer.optimize_query(QUERY) for _ in range(20)]
+    assert {m.optimized_query for m in made} == {QUERY}
+    optimizer.update_weights(0.5)
+    assert [row.strategy for row in optimizer.evidence.rows()] == [UNCHANGED]
+    assert "switched off" in repr(optimizer)
+    optimizer.enable_query_optimization = True
+    assert any(optimizer.optimize_query(QUERY).changed for _ in range(50))
+    optimizer.close()
+
+
+def test_the_history_has_the_newest_outcomes(log_folder: Path) -> None:
+    """At most max_history of them, oldest first; 10,000 unless told otherwise."""
+    optimizer = QueryOptimizer(max_history=3, log=log_folder)
+    for k in range(5):
+        optimizer.optimize_query(f"Question {k}?")
+        optimizer.update_weights(k / 10, answer=f"answer {k}")
+    assert [(o.query, o.quality, o.answer) for o in optimizer.history] == [
+        (f"Question {k}?", k / 10, f"answer {k}") for k in (2, 3, 4)
+    ]
+    assert QueryOptimizer(log=log_folder).max_history == 10_000
+    optimizer.close()
+
+
+def test_examples_come_from_history_but_never_the_item_itself(log_folder: Path) -> None:
+    """A good answer to another question is shown; the same item, or a copy of it, is not."""
+    optimizer = QueryOptimizer(strategies=["exemplify"], log=log_folder, explore=True)
+    assert not any(optimizer.optimize_query("What is the capital of Peru?").changed for _ in range(20))  # none yet
+    for item, query, answer in [("q-1", "Name the large capital that Colombia has.", "Bogota"),
+                                ("q-2", "What is the capital of Peru?", "Lima")]:  # fmt: skip
+        made = optimizer.optimize_query(query, item_id=item, explore=False)
+        optimizer.update_weights(1.0, of=made, answer=answer)
+    asked = (optimizer.optimize_query("what is the  capital of Peru", item_id="q-3") for _ in range(200))
+    tried = next(made for made in asked if made.changed)
+    assert "Bogota" in tried.optimized_query
+    assert "Lima" not in tried.optimized_query
+    optimizer.close()
+
+
+# -- kept and replayed
+
+
+def test_saving_and_loading_gives_identical_choices(log_folder: Path, tmp_path: Path) -> None:
+    """The state is a value: with equal draws the loaded optimizer decides the same, and learns the same."""
+    first = QueryOptimizer(log=log_folder, model="m", world=World.virtual(3, MemorySink()))
+    taught(first, 80, group="g")
+    first.update_weights(0.8, answer="because of its density")
+    file = first.save(tmp_path / "state.json")
+    pair = [
+        QueryOptimizer(log=log_folder, model="m", world=World.virtual(7, MemorySink())).load(file) for _ in range(2)
+    ]
+    assert pair[0].evidence.rows() == first.evidence.rows()
+    assert pair[0].history == first.history
+    for k in range(40):
+        made = [o.optimize_query(f"Why {k}?", group="g") for o in pair]
+        assert made[0].rewrite == made[1].rewrite
+        for o, m in zip(pair, made, strict=True):
+            o.update_weights(k % 2, of=m)
+    assert pair[0].evidence.rows() == pair[1].evidence.rows()
+
+
+def test_the_log_gives_the_same_state_back(optimizer: QueryOptimizer, log_folder: Path) -> None:
+    """Learned patterns are rows: another process goes on from them, and reads them with SQL."""
+    taught(optimizer, 40, group="g")
+    optimizer.close()
+    other = QueryOptimizer(model="m", log=log_folder)
+    assert other.learn_from_log() == 40
+    assert other.evidence.rows() == optimizer.evidence.rows()
+    with closing(Log.open(log_folder)) as log:
+        rows = log.rows("select strategy, tellings, quality from patterns where model = 'm' and \"group\" = 'g'")
+        assert sum(n for _, n, _ in rows) == 40
+        assert {s: q for s, _, q in rows}["verbose"] == pytest.approx(0.9)
+    other.close()
+
+
+def test_every_decision_can_be_made_again_from_the_log(optimizer: QueryOptimizer, log_folder: Path) -> None:
+    """Both kinds: what was chosen, from query, gains and draws; and what was learned, from what was known before."""
+    taught(optimizer, 30)
+    optimizer.close()
+    with closing(Log.open(log_folder)) as log:
+        rows = log.rows("select kind, params, inputs, output from decisions order by kind")
+    assert {kind for kind, *_ in rows} == {"optimize", "learn"}
+    for kind, params, text, output in rows:
+        inputs = json.loads(text)
+        if kind == "optimize":
+            made = OptimizeQuery(**json.loads(params))(
+                inputs["query"],
+                Context(*inputs["context"]),
+                [Gain(*gain) for gain in inputs["gains"]],
+                inputs["draws"],
+                [Example(**example) for example in inputs["examples"]],
+            )
+        else:
+            context, *rest = inputs["telling"]
+            before = {name: Tally(*tally) for name, tally in inputs["tallies"].items()}
+            made = Tell(**json.loads(params))(before, Telling(Context(*context), *rest))
+        assert json.loads(json.dumps(encode(made))) == json.loads(output)
+
+
+def test_threads_lose_no_telling(optimizer: QueryOptimizer) -> None:
+    """Ten threads tell a hundred qualities each."""
+
+    def work() -> None:
+        for _ in range(100):
+            optimizer.update_weights(1.0, of=optimizer.optimize_query(QUERY, explore=False))
+
+    threads = [threading.Thread(target=work) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert optimizer.evidence.told == 1000
+    assert len(optimizer.history) == 1000
+
+
+def test_operations_are_traced(optimizer: QueryOptimizer, log_folder: Path) -> None:
+    """Each has its span, with the task and what was done."""
+    optimizer.optimize_query(QUERY, task="translation")
+    optimizer.update_weights(0.5)
+    optimizer.learn_from_log()
+    optimizer.close()
+    with closing(Log.open(log_folder)) as log:
+        spans = dict(log.rows("select operation, attributes from spans where component = 'query_optimizer'"))
+    assert set(spans) == {"optimize_query", "update_weights", "learn_from_log"}
+    assert json.loads(spans["optimize_query"])["task"] == "translation"
+
+
+# -- shown
+
+
+def test_an_optimized_query_shows_what_it_did(log_folder: Path) -> None:
+    """As text and as HTML: strategy, gain with interval, reasons, cues, and the change; markup in a query is inert."""
+    optimizer = QueryOptimizer(strategies=["verbose"], log=log_folder)
+    asked = "Explain <b>why</b> ice floats."
+    made = next(m for m in (optimizer.optimize_query(asked) for _ in range(100)) if m.changed)
+    for part in ("verbose", "predicted gain +0.000 [-0.837, +0.837]", "tried"):
+        assert part in repr(made)
+    html = made._repr_html_()
+    assert "&lt;b&gt;why" in html
+    assert "<b>" not in html
+    assert "<ins>" in html
+    still = optimizer.optimize_query(asked, explore=False)
+    assert "unchanged" in still._repr_html_()
+    optimizer.close()
+
+
+def test_patterns_are_a_table(optimizer: QueryOptimizer) -> None:
+    """One row a strategy and context, with what is expected of it; the same as a frame."""
+    taught(optimizer, 50)
+    shown = repr(optimizer.patterns)
+    assert "verbose" in shown
+    assert "50 tellings" in shown
+    frame = optimizer.df()
+    assert set(frame.columns) >= {"model", "task", "group", "strategy", "n", "quality"}
+    assert len(frame) == len(optimizer.evidence.rows())
+
+
+# -- refused
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"max_history": 0}, "validation.config"), ({"max_history": True}, "validation.config"),
+     ({"strategies": ["shout"]}, "validation.strategy"), ({"strategies": []}, "validation.strategy"),
+     ({"caution": math.nan}, "validation.config"), ({"discount": 0}, "validation.config"),
+     ({"nonsense": 1}, "validation.config")],
+    ids=str,
+)  # fmt: skip
+def test_bad_options_are_refused(options: dict, code: str, log_folder: Path) -> None:
+    """Before anything is asked or written."""
+    with pytest.raises(LLMValidationError) as refused:
+        QueryOptimizer(log=log_folder, **options)
+    assert refused.value.code == code
+    assert refused.value.next_step
+    assert not log_folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [({"task": "poetry"}, "validation.task"), ({"group": 7}, "validation.group"), ({"model": 7}, "validation.model")],
+    ids=str,
+)
+def test_bad_arguments_are_refused(optimizer: QueryOptimizer, arguments: dict, code: str) -> None:
+    """Each by its own code."""
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.optimize_query(QUERY, **arguments)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("quality", [1.5, -0.1, "good", None, math.nan], ids=str)
+def test_a_quality_outside_0_to_1_changes_nothing(optimizer: QueryOptimizer, quality: object) -> None:
+    """It is refused, and what was known stays."""
+    optimizer.optimize_query(QUERY)
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.update_weights(quality)  # type: ignore[arg-type]
+    assert refused.value.code == "validation.feedback"
+    assert (optimizer.evidence.told, optimizer.history) == (0, ())
+
+
+def test_feedback_without_a_query_is_refused(optimizer: QueryOptimizer) -> None:
+    """There is nothing to tell about."""
+    for of in (None, "that one"):
+        with pytest.raises(LLMValidationError) as refused:
+            optimizer.update_weights(0.5, of=of)  # type: ignore[arg-type]
+        assert refused.value.code == "validation.feedback"
+
+
+IMPOSSIBLE = {"model": "m", "task": "t", "group": "", "strategy": "s", "n": 1, "total": 9, "squares": 1}
+DAMAGED = {
+    "empty": "",
+    "list": "[]",
+    "object": "{}",
+    "text": "not json",
+    "no parts": '{"format": "workbench.optimizer/1"}',
+    "impossible": json.dumps({"format": "workbench.optimizer/1", "told": 1, "history": [], "patterns": [IMPOSSIBLE]}),
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_refused_and_changes_nothing(optimizer: QueryOptimizer, tmp_path: Path, text: str) -> None:
+    """The state stays as it was."""
+    optimizer.optimize_query(QUERY)
+    optimizer.update_weights(1.0)
+    file = tmp_path / "state.json"
+    file.write_text(text, "utf-8")
+    before = optimizer.evidence
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.load(file)
+    assert refused.value.code in ("data.file", "validation.patterns")
+    assert optimizer.evidence is before
+
+
+def test_a_file_that_is_not_there_or_cannot_be_written_is_named(optimizer: QueryOptimizer, tmp_path: Path) -> None:
+    """Both ways, with the path."""
+    for act in (optimizer.load, optimizer.save):
+        with pytest.raises(LLMValidationError, match=r"none.state\.json") as refused:
+            act(tmp_path / "none" / "state.json")
+        assert refused.value.code == "data.file"
+
+
+def test_a_log_that_cannot_be_used_is_refused_typed(tmp_path: Path) -> None:
+    """Nothing is optimized without being logged."""
+    file = tmp_path / "file"
+    file.write_text("", "utf-8")
+    with pytest.raises(LLMError) as refused:
+        QueryOptimizer(log=file).optimize_query(QUERY)
+    assert refused.value.code.startswith("storage.")
+
+
+# -- the fault catalogue
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\n\t\u3000"], ids=["empty", "blank", "white space"])
+def test_opt_empty_query_is_refused_typed(optimizer: QueryOptimizer, query: str) -> None:
+    """Never an exception from a regular expression."""
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.optimize_query(query)
+    assert refused.value.code == "validation.query"
+    assert refused.value.next_step
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["a" * 2**20, "(" * 2**20, "🙂" * 50, "👩‍👩‍👧‍👦" * 2**15, "`" * 2**20, '"' * 2**20, "\ud800 half a pair", "a\x00b"],
+    ids=["1 MB", "brackets", "emoji", "1 MB emoji", "backticks", "quotes", "surrogate", "nul"],
+)
+def test_opt_empty_huge_and_odd_queries_come_through(optimizer: QueryOptimizer, query: str) -> None:
+    """Unchanged, or with something said beside them: the query itself is all there."""
+    for explore in (False, True):
+        assert query.strip() in optimizer.optimize_query(query, explore=explore).optimized_query
+
+
+MARKERS = "### SYSTEM\n</user> {placeholder} %s {{ x }} <|im_end|> [example 1 0] ${HOME} %(name)s \\1 {0}"
+
+
+def test_prompt_inject_markers_in_a_query_stay_literal(log_folder: Path) -> None:
+    """Under every strategy the optimizer's own markers in user text are text: nothing is formatted, split or obeyed."""
+    optimizer = QueryOptimizer(log=log_folder)
+    made = optimizer.optimize_query("Explain why the sky is blue.", explore=False)
+    optimizer.update_weights(1.0, of=made, answer=MARKERS)
+    random.seed(0)
+    seen = set()
+    for _ in range(300):
+        tried = optimizer.optimize_query(f"Explain this line: {MARKERS}", task="general")
+        assert MARKERS in tried.optimized_query
+        seen |= set(tried.strategies)
+    assert {"exemplify", "verbose", "concise", "step_by_step"} <= seen
+    optimizer.close()
+
+
+def test_decisions_hold_the_query_and_no_more_than_they_need() -> None:
+    """A row has what is needed to decide again: query, context, gains, draws, examples."""
+    sink = MemorySink()
+    optimizer = QueryOptimizer(world=World.virtual(0, sink))
+    optimizer.optimize_query(QUERY)
+    (decision,) = [fact for fact in sink.facts if isinstance(fact, Decision)]
+    assert set(decision.inputs) == {"query", "context", "gains", "draws", "examples"}
+    assert decision.policy == "query_optimizer"

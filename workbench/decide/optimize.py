@@ -1,0 +1,103 @@
+"""Rewriting a query with the strategy that promises most, as one pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from workbench.decide.choose import CAUTION, Choice, ChooseStrategy
+from workbench.decide.evidence import UNCHANGED, Context, Gain
+from workbench.decide.rewrite import STRATEGIES, Example, Rewritten, rewrite
+from workbench.decide.weights import closest
+from workbench.errors import LLMValidationError
+from workbench.facts import Rewrite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizeQuery:
+    """The query under the strategy that is chosen from what is expected of each.
+
+    caution: as for ChooseStrategy. A strategy that finds nothing to do in the query is passed over, and the choice is
+    made again among the others, with the draws that they had.
+    """
+
+    caution: float = CAUTION
+    name: ClassVar[str] = "query_optimizer"
+    version: ClassVar[str] = "1"
+
+    def __post_init__(self) -> None:
+        ChooseStrategy(caution=self.caution)  # says what is wrong with it
+
+    def __call__(
+        self,
+        query: str,
+        context: Context,
+        gains: Sequence[Gain],
+        draws: Sequence[float] | None = None,
+        examples: Sequence[Example] = (),
+    ) -> Rewrite:
+        """The rewriting; draws: as for ChooseStrategy.
+
+        Raises LLMValidationError validation.query, validation.strategy, validation.config.
+        """
+        check_query(query)
+        choose = ChooseStrategy(caution=self.caution)
+        left = list(range(len(gains)))
+        passed: list[str] = []
+        while True:
+            drawn = None if draws is None else [draws[0], *(draws[i + 1] for i in left)]
+            choice = choose([gains[i] for i in left], drawn)
+            if choice.strategy == UNCHANGED:
+                return _rewrite(query, context, choice, None, passed)
+            done = rewrite(query, choice.strategy, task=context.task, examples=examples)
+            if done.changed:
+                return _rewrite(query, context, choice, done, passed)
+            passed.append(choice.strategy)
+            left = [i for i in left if gains[i].strategy != choice.strategy]
+
+
+def _rewrite(query: str, context: Context, choice: Choice, done: Rewritten | None, passed: Sequence[str]) -> Rewrite:
+    why = [choice.reason, *(f"{name} found nothing to change" for name in passed)]
+    return Rewrite(
+        original=query,
+        text=query if done is None else done.text,
+        task=context.task,
+        strategies=() if done is None else (choice.strategy,),
+        confidence_score=choice.confidence,
+        estimated_quality_gain=choice.gain.mean,
+        gain_low=choice.gain.low,
+        gain_high=choice.gain.high,
+        explored=choice.explored,
+        reasons=(*why, *(edit.reason for edit in (done.edits if done else ()))),
+    )
+
+
+def check_query(query: object) -> None:
+    """Refuse what is no text, or a blank one. Raises LLMValidationError validation.query."""
+    if not isinstance(query, str) or not query.strip():
+        raise LLMValidationError(
+            f"the query is {'blank' if isinstance(query, str) else f'a {type(query).__name__}, not a text'}",
+            code="validation.query",
+            next_step="pass the text that a model is to be asked",
+        )
+
+
+def check_strategies(strategies: Iterable[str]) -> tuple[str, ...]:
+    """The strategies, each named once. Raises LLMValidationError validation.strategy for none and for unknown ones."""
+    names = (strategies,) if isinstance(strategies, str) else tuple(strategies)
+    for name in names:
+        if name not in STRATEGIES:
+            hint = closest(str(name), STRATEGIES)
+            raise LLMValidationError(
+                f"rewriting strategy {name!r:.60} is not one of {', '.join(STRATEGIES)}",
+                code="validation.strategy",
+                next_step=f"did you mean {hint!r}?" if hint else "choose among those listed",
+            )
+    if not names or len(set(names)) < len(names):
+        raise LLMValidationError(
+            f"strategies are {', '.join(names) or 'none'}, which does not name different ones",
+            code="validation.strategy",
+            next_step=f"name each once: {', '.join(STRATEGIES)}"[:160],
+        )
+    return names

@@ -1,0 +1,406 @@
+"""Rewriting queries, and learning from what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from workbench.act.context import ErrorContext
+from workbench.act.journal import decide
+from workbench.act.trace import span
+from workbench.act.world import World
+from workbench.decide.choose import CAUTION, ChooseStrategy
+from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Pattern, Tell, Telling
+from workbench.decide.examples import ExampleIndex, Shot, select
+from workbench.decide.optimize import OptimizeQuery, check_query, check_strategies
+from workbench.decide.rewrite import STRATEGIES, Example
+from workbench.decide.tasks import Cue, detect
+from workbench.errors import LLMValidationError
+from workbench.facts import TASKS, Rewrite
+from workbench.session.later import LaterLog
+from workbench.session.settings import load_settings
+from workbench.show.rewriting import patterns_table, rewrite_html, rewrite_text
+from workbench.show.tables import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_HISTORY = 10_000
+EXAMPLES = 4
+SAVED = "workbench.optimizer/1"
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizedQuery:
+    """A query, what it became and why; shows itself in a notebook.
+
+    rewrite: the decision. context: which queries it learns with. cues: what the task type was told from, empty where
+    it was given. item_id: of the suite item that is asked, if any.
+    """
+
+    rewrite: Rewrite
+    context: Context
+    cues: tuple[Cue, ...] = ()
+    item_id: str | None = None
+
+    @property
+    def original_query(self) -> str:
+        """The query as it was given."""
+        return self.rewrite.original
+
+    @property
+    def optimized_query(self) -> str:
+        """The text to ask; the query itself where it was left unchanged."""
+        return self.rewrite.text
+
+    @property
+    def changed(self) -> bool:
+        """Whether a strategy was applied."""
+        return bool(self.rewrite.strategies)
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The strategies that were applied; none where the query was left unchanged."""
+        return self.rewrite.strategies
+
+    @property
+    def task_type(self) -> str:
+        """The task type, given or detected."""
+        return self.rewrite.task
+
+    @property
+    def confidence_score(self) -> float:
+        """Probability that this is the better choice than the other one; see facts.Rewrite."""
+        return self.rewrite.confidence_score
+
+    @property
+    def estimated_quality_gain(self) -> float:
+        """Predicted gain in quality, near 0 until something was learned; `.gain_interval` says how sure it is."""
+        return self.rewrite.estimated_quality_gain
+
+    @property
+    def gain_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the predicted gain."""
+        return self.rewrite.gain_low, self.rewrite.gain_high
+
+    def __repr__(self) -> str:
+        return rewrite_text(self.rewrite)
+
+    def _repr_html_(self) -> str:
+        return rewrite_html(self.rewrite, [(cue.task, cue.name, cue.found) for cue in self.cues])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a query: one entry of the history. answer: of the model, where it was told."""
+
+    query: str
+    strategies: tuple[str, ...]
+    context: Context
+    quality: float
+    item_id: str | None = None
+    answer: str | None = None
+
+
+class QueryOptimizer:
+    """Rewrites queries with the strategy that promises most, and learns which one does.
+
+    It begins by knowing nothing: every gain is predicted as 0 with a wide interval. Each `update_weights` tells it how
+    good the answer to an optimized query was; from then on it predicts by model, task type and group.
+
+    max_history: outcomes that are kept, >= 1; examples are chosen among those with an answer. model: that will answer,
+    unless a query names another. strategies: to choose among; None: all of them. explore: try doubtful strategies as
+    Thompson sampling does, or take only what is known to gain. caution: in standard deviations, >= 0. discount: in
+    (0, 1]; what a telling is worth after one more in its group. enable_query_optimization: False leaves every query
+    unchanged, and goes on learning about unchanged ones. log: folder; default WORKBENCH_LOG, or data/log. settings: of
+    docs/reference/settings.md.
+    Raises LLMValidationError validation.config, validation.strategy.
+    """
+
+    def __init__(
+        self,
+        max_history: int = MAX_HISTORY,
+        *,
+        model: str = "",
+        strategies: Sequence[str] | None = None,
+        explore: bool = True,
+        caution: float = CAUTION,
+        discount: float = DISCOUNT,
+        enable_query_optimization: bool = True,
+        log: str | os.PathLike[str] | None = None,
+        world: World | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
+            raise LLMValidationError(
+                f"max_history is {max_history!r:.40}, not a whole number >= 1",
+                code="validation.config",
+                next_step=f"use {MAX_HISTORY}, or fewer",
+            )
+        self.max_history = max_history
+        self.model = model
+        self.strategies = tuple(STRATEGIES) if strategies is None else check_strategies(strategies)
+        self.explore = explore
+        self.enable_query_optimization = enable_query_optimization
+        self._policy, self._step = OptimizeQuery(caution=caution), Tell(discount=discount)
+        self._log = LaterLog(log, durability=load_settings(overrides=settings).settings.durability)
+        self._world = World.real(self._log) if world is None else world
+        self._evidence = Evidence()
+        self._history: deque[Outcome] = deque(maxlen=max_history)
+        self._shots = ExampleIndex.of((), limit=max_history)
+        self._last: OptimizedQuery | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "" if self.enable_query_optimization else "; switched off"
+        return f"QueryOptimizer({self._evidence.told} tellings, {len(self._evidence.rows())} patterns{state})"
+
+    # -- deciding
+
+    def optimize_query(
+        self,
+        query: str,
+        *,
+        task: str | None = None,
+        model: str | None = None,
+        group: str | None = None,
+        item_id: str | None = None,
+        explore: bool | None = None,
+    ) -> OptimizedQuery:
+        """The query as it should be asked, and what is expected of that.
+
+        task: one of the six task types; None: told from the query. model: that will answer; None: the optimizer's.
+        group: of queries that are alike, such as a category; "" by default. item_id: its own answer is never an
+        example. explore: for this query alone. Raises LLMValidationError validation.query, validation.task,
+        validation.group; LLMError storage.* when the log cannot be used.
+        """
+        check_query(query)
+        with (
+            ErrorContext("query_optimizer", "optimize_query", world=self._world),
+            span(self._world, "query_optimizer", "optimize_query") as here,
+        ):
+            cues: tuple[Cue, ...] = ()
+            if task is None:
+                detected = detect(query)
+                task, cues = detected.task, detected.cues
+            context = _context(self.model if model is None else model, task, group)
+            with self._lock:
+                evidence, shots = self._evidence, self._shots
+            offered = self._offered(shots)
+            gains = evidence.gains(context, offered)
+            trying = self.explore if explore is None else explore
+            draws = [self._draw() for _ in (UNCHANGED, *offered)] if trying else None
+            # Looking for examples takes longer than all else: only where they are the first choice.
+            first = ChooseStrategy(caution=self._policy.caution)(gains, draws).strategy
+            examples = _examples(shots, query, item_id) if first == "exemplify" else ()
+            rewritten = decide(
+                self._world,
+                self._policy,
+                kind="optimize",
+                item_id=item_id,
+                query=query,
+                context=context,
+                gains=gains,
+                draws=draws,
+                examples=examples,
+            )
+            here.attributes.update({"task": task, "strategies": ",".join(rewritten.strategies)})
+            found = OptimizedQuery(rewrite=rewritten, context=context, cues=cues, item_id=item_id)
+        with self._lock:
+            self._last = found
+        return found
+
+    def _offered(self, shots: ExampleIndex) -> tuple[str, ...]:
+        if not self.enable_query_optimization:
+            return ()
+        return tuple(s for s in self.strategies if s != "exemplify" or shots.shots)
+
+    def _draw(self) -> float:
+        return _NORMAL.inv_cdf(min(max(self._world.draw(), 1e-12), 1 - 1e-12))
+
+    # -- learning
+
+    def update_weights(
+        self, result_quality: float, *, of: OptimizedQuery | None = None, answer: str | None = None
+    ) -> None:
+        """Tell how good the answer was, in [0, 1], to the newest optimized query or to the one given as `of`.
+
+        answer: the text, to become an example for others. Raises LLMValidationError validation.feedback.
+        """
+        with self._lock:
+            told = self._last if of is None else of
+            if not isinstance(told, OptimizedQuery):
+                raise LLMValidationError(
+                    "no query was optimized yet" if of is None else f"of is a {type(of).__name__}, no optimized query",
+                    code="validation.feedback",
+                    next_step="call optimize_query first, or pass its result as of=...",
+                )
+            with (
+                ErrorContext("query_optimizer", "update_weights", world=self._world),
+                span(self._world, "query_optimizer", "update_weights"),
+            ):
+                strategy = told.strategies[0] if told.changed else UNCHANGED
+                telling = Telling(told.context, strategy, result_quality, self._world.unix_ns())
+                before = self._evidence.tallies(told.context)
+                after = decide(
+                    self._world, self._step, kind="learn", item_id=told.item_id, tallies=before, telling=telling
+                )
+                self._evidence = self._evidence.with_group(told.context, after)
+                self._remember(told, float(result_quality), answer)
+
+    def _remember(self, told: OptimizedQuery, quality: float, answer: str | None) -> None:
+        outcome = Outcome(
+            query=told.original_query,
+            strategies=told.strategies,
+            context=told.context,
+            quality=quality,
+            item_id=told.item_id,
+            answer=answer,
+        )
+        self._history.append(outcome)
+        if answer and answer.strip():
+            self._shots = self._shots.added(_shot(outcome))
+
+    def learn_from_log(self) -> int:
+        """Go on from everything that optimizers told this log; the number of tellings. What was known is replaced.
+
+        Tellings are taken in the order of their time. The history stays as it is.
+        """
+        with span(self._world, "query_optimizer", "learn_from_log"):
+            evidence = Evidence()
+            for telling in told_in(self._log):
+                evidence = evidence.tell(telling, self._step)
+        with self._lock:
+            self._evidence = evidence
+        return evidence.told
+
+    # -- what is known
+
+    @property
+    def evidence(self) -> Evidence:
+        """What was told so far, as a value."""
+        return self._evidence
+
+    @property
+    def history(self) -> tuple[Outcome, ...]:
+        """The newest outcomes, oldest first, at most max_history."""
+        return tuple(self._history)
+
+    @property
+    def patterns(self) -> Shown:
+        """The learned patterns as a table: what is expected of each strategy in each context."""
+        return Shown(patterns_table(self._evidence))
+
+    def df(self) -> pd.DataFrame:
+        """The learned patterns, one row each: model, task, group, strategy, n, mean quality."""
+        import pandas as pd
+
+        rows = [{**asdict(row), "quality": row.total / row.n if row.n else None} for row in self._evidence.rows()]
+        columns = ["model", "task", "group", "strategy", "n", "quality"]
+        return pd.DataFrame(rows, columns=columns)
+
+    # -- keeping
+
+    def save(self, file: str | os.PathLike[str]) -> Path:
+        """Write what is known, and the history, as JSON; the file is there whole or not at all.
+
+        Raises LLMValidationError data.file.
+        """
+        place = Path(file)
+        body = {
+            "format": SAVED,
+            "told": self._evidence.told,
+            "patterns": [asdict(row) for row in self._evidence.rows()],
+            "history": [asdict(outcome) for outcome in self._history],
+        }
+        part = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            part.write_text(json.dumps(body, ensure_ascii=True), "utf-8")
+            part.replace(place)
+        except OSError as error:
+            raise _bad_file(place, "be written", error) from error
+        return place
+
+    def load(self, file: str | os.PathLike[str]) -> QueryOptimizer:
+        """The optimizer itself, with what a file of `save` knows in the place of what it knew.
+
+        Raises LLMValidationError data.file, validation.patterns; then nothing is changed.
+        """
+        place = Path(file)
+        try:
+            body = json.loads(place.read_text("utf-8"))
+            if not isinstance(body, dict) or body.get("format") != SAVED:
+                raise ValueError(f"it is not of the format {SAVED}")
+            evidence = Evidence.of([Pattern(**row) for row in body["patterns"]], told=int(body["told"]))
+            history = [
+                Outcome(**{**row, "strategies": tuple(row["strategies"]), "context": Context(*row["context"])})
+                for row in body["history"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, LLMValidationError):
+                raise
+            raise _bad_file(place, "be read", error) from error
+        with self._lock:
+            self._evidence = evidence
+            self._history = deque(history, maxlen=self.max_history)
+            shots = [_shot(outcome) for outcome in self._history if outcome.answer and outcome.answer.strip()]
+            self._shots = ExampleIndex.of(shots, limit=self.max_history)
+        return self
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._log.close()
+
+
+def _context(model: str, task: str, group: str | None) -> Context:
+    if task not in TASKS:
+        raise LLMValidationError(
+            f"task {task!r:.60} is not one of {', '.join(TASKS)}",
+            code="validation.task",
+            next_step="choose one of these, or leave it out to have it told from the query",
+        )
+    for name, value in (("model", model), ("group", group)):
+        if value is not None and not isinstance(value, str):
+            raise LLMValidationError(
+                f"{name} is a {type(value).__name__}, not a text",
+                code=f"validation.{name}",
+                next_step="pass its name, or leave it out",
+            )
+    return Context(model, task, group or "")
+
+
+def _shot(outcome: Outcome) -> Shot:
+    return Shot(item_id=outcome.item_id, prompt=outcome.query, answer=outcome.answer or "", quality=outcome.quality)
+
+
+def _examples(shots: ExampleIndex, query: str, item_id: str | None) -> tuple[Example, ...]:
+    chosen = select(shots, query, k=EXAMPLES, item_id=item_id).chosen
+    return tuple(Example(prompt=c.shot.prompt, answer=c.shot.answer) for c in chosen)
+
+
+def told_in(log: LaterLog) -> Iterator[Telling]:
+    """Everything that optimizers told a log, by time."""
+    rows = log.open().rows(
+        "select inputs->'telling' from decisions where kind = 'learn' and policy = ? "
+        "and output->>'error' is null order by cast(inputs->'telling'->>3 as bigint), span_id",
+        [Tell.name],
+    )
+    for (text,) in rows:
+        context, strategy, quality, at = json.loads(text)
+        yield Telling(Context(*context), strategy, quality, at)
+
+
+def _bad_file(place: Path, what: str, error: Exception) -> LLMValidationError:
+    return LLMValidationError(
+        f"{place} cannot {what}: {error!s:.200}",
+        code="data.file",
+        next_step="give a file that `save` can write or has written",
+    )
