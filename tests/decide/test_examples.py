@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.decide import examples
+from workbench.decide import duplicates
 from workbench.decide.duplicates import LONGEST, NEAR, near_duplicate
 from workbench.decide.examples import (
     BARRED,
@@ -696,7 +696,7 @@ def test_the_threshold_is_the_largest_that_finds_planted_copies(questions, monke
     """On a third of the even half: 99.5 % of each kind, and with a threshold of 0.1 more fewer of those with it all."""
     half = {name: list(prompts.values())[::6] for name, prompts in questions.items()}
     assert min(share for texts in half.values() for share in recall(texts).values()) >= 0.995
-    monkeypatch.setattr(examples, "NEAR", NEAR + 0.1)
+    monkeypatch.setattr(duplicates, "NEAR", NEAR + 0.1)
     assert recall(half["mmlu_pro"])["all"] < 0.995
 
 

@@ -14,8 +14,8 @@ from workbench.act.simulated import PROFILES, Profile
 from workbench.act.tracer import performance_tracer
 from workbench.act.world import World
 from workbench.decide.policies import as_merge
-from workbench.errors import LLMError, LLMValidationError
-from workbench.facts import Merge, RunStarted
+from workbench.errors import LLMValidationError
+from workbench.facts import Merge
 from workbench.record.ledger import FileLedger
 from workbench.record.log import Log
 from workbench.record.spool import Durability
@@ -27,7 +27,7 @@ from workbench.session.gains import Gains, finished_run, gains_over, merges_of, 
 from workbench.session.later import ledger_in
 from workbench.session.live import Live
 from workbench.session.magic import remember
-from workbench.session.places import default_log, notebooks
+from workbench.session.places import default_log
 from workbench.session.resolve import Named, members_of, source_of
 from workbench.session.resume import interrupted, plan_again
 from workbench.session.rewrites import in_styles
@@ -35,13 +35,15 @@ from workbench.session.run import Run
 from workbench.session.settings import Loaded, load_settings
 from workbench.session.suites import find_suite
 from workbench.study.resume import Resumed, read_prior
-from workbench.study.run import Plan, check_plan, ending_told, execute, member_spec, spec_of
+from workbench.study.run import Plan, check_plan, execute, member_spec, spec_of
 from workbench.study.stats import SPLITS, check_splits, drawn_by
 from workbench.study.suite import Suite
 from workbench.study.table import find_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from workbench.session.styles import Promises
 
 CONCURRENCY = 16  # items asked at once
 
@@ -284,6 +286,23 @@ class Workbench:
         """`gains` from synchronous code; works inside a running event loop too."""
         return run_sync(self.gains(*names, **options))
 
+    async def finished(self, name: str) -> Run:
+        """The newest finished run of all models of a recording or suite; made where there is none.
+
+        What is not imported yet is looked for in WORKBENCH_RECORDINGS. Raises as `run` does.
+        """
+        return await finished_run(self, name)
+
+    async def promises(self, *names: str, splits: int = SPLITS, seed: int = 0) -> Promises:
+        """The gains that rewriting is commonly said to bring, beside the answers of these recordings or suites.
+
+        names, splits, seed: as for `gains`. Raises as `run` does, and LLMValidationError data.no_scores.
+        """
+        from workbench.session.styles import promises_of
+
+        check_splits(splits)
+        return promises_of([await finished_run(self, name) for name in names], splits=splits, seed=seed)
+
     def get_run(self, run_id: Run | str | None = None) -> Run:
         """A run of the log by its id, or read anew; the newest that is no report when None or "latest"."""
         close_left_behind(self.log, self.world)
@@ -378,28 +397,10 @@ class Workbench:
         LLMError run.failed when a cell fails or exits, run.crashed when its kernel dies, LLMTimeoutError timeout.run
         when a cell does not end; the notebook beside the page keeps its traceback.
         """
-        from workbench.session.reports import BENCHMARK, make_report, report_folder
-        from workbench.study.report import check_folder, check_notebook
+        from workbench.session.reports import report_of
 
         run_id = run.run_id if isinstance(run, Run) else self.get_run(run).run_id
-        given = notebooks() / BENCHMARK if notebook is None else notebook
-        check_notebook(given)
-        source = Path(given)
-        check_folder(report_folder(run_id, out))
-        report_id = self._new_run_id("report")
-        told = RunStarted(
-            run_id=report_id, name=source.name, source="report", models=(),
-            spec={"kind": "report", "notebook": source.name, "run": run_id}, start_unix_ns=self.world.unix_ns(),
-        )  # fmt: skip
-        with claimed(self.log.folder, report_id, now_unix_ns=self.world.unix_ns()):
-            self.log.write(told)
-            try:
-                with ending_told(self.world, report_id, items=0):
-                    return make_report(self.log.folder, run_id, notebook=source, out=out)
-            except LLMError as error:  # what its kernel was running has ended with it
-                ended: Any = "timeout" if error.code == "timeout.run" else "crashed"
-                close_left_behind(self.log, self.world, status=ended, parent=os.getpid())
-                raise
+        return report_of(self.log, self.world, self._new_run_id("report"), run_id, notebook=notebook, out=out)
 
 
 def _listed(models: Sequence[Named] | None) -> Sequence[Named] | None:
