@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from workbench.session.prompts import PromptEngineer as PromptEngineer
     from workbench.session.router import LLMRouter as LLMRouter
     from workbench.session.run import Run as Run
+    from workbench.session.styles import promises_of as promises_of
     from workbench.session.tokens import TokenCounter as TokenCounter
     from workbench.session.workbench import Workbench as Workbench
 
@@ -138,6 +139,7 @@ _HOMES = {
     "get_performance_report": "workbench.act.tracer",
     "handle_error": "workbench.act.context",
     "performance_tracer": "workbench.act.tracer",
+    "promises_of": "workbench.session.styles",
     "retry_with_backoff": "workbench.act.retry",
     "safe_execute": "workbench.act.safety",
     "show": "workbench.show",

@@ -43,8 +43,6 @@ from workbench.study.table import find_run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.session.styles import Promises
-
 CONCURRENCY = 16  # items asked at once
 
 
@@ -292,16 +290,6 @@ class Workbench:
         What is not imported yet is looked for in WORKBENCH_RECORDINGS. Raises as `run` does.
         """
         return await finished_run(self, name)
-
-    async def promises(self, *names: str, splits: int = SPLITS, seed: int = 0) -> Promises:
-        """The gains that rewriting is commonly said to bring, beside the answers of these recordings or suites.
-
-        names, splits, seed: as for `gains`. Raises as `run` does, and LLMValidationError data.no_scores.
-        """
-        from workbench.session.styles import promises_of
-
-        check_splits(splits)
-        return promises_of([await finished_run(self, name) for name in names], splits=splits, seed=seed)
 
     def get_run(self, run_id: Run | str | None = None) -> Run:
         """A run of the log by its id, or read anew; the newest that is no report when None or "latest"."""
