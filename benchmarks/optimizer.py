@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from _timing import finish, goal, spread
-from workbench.decide.rewrite import STRATEGIES, rewrite
 
 from workbench import QueryOptimizer
+from workbench.decide.rewrite import STRATEGIES, rewrite
 from workbench.decide.tasks import detect
 
 SUITES = Path(__file__).resolve().parent.parent / "data" / "suites"
