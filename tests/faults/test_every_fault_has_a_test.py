@@ -46,6 +46,9 @@ IDS = {
         "nb-interrupt-await nb-interrupt-sync nb-running-loop nb-two-kernels nb-fork nb-exit nb-restart "
         "nb-failing-cell nb-kernel-dies nb-cell-hang"
     ),
+    "tokens": "tok-offline",
+    "optimizer": "opt-empty prompt-inject",
+    "security, of templates": "sec-jinja",
     "config": "cfg-types cfg-env",
     "tracing": "trace-nested-raise trace-huge",
 }
