@@ -45,10 +45,24 @@ HOMES = {
     "httpx": "workbench.act.http workbench.act.transport",
     "aiohttp": "workbench.act.transport",
     "yarl": "workbench.act.transport",
+    "tiktoken": "workbench.act.vocab",
+    "tiktoken_ext": "workbench.act.vocab",
+    "jinja2": "workbench.decide.template_language",
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 420, 60
 
-HEAVY = {"numpy", "pandas", "plotly", "scipy", "papermill", "duckdb", "ipywidgets", "opentelemetry"}
+HEAVY = {
+    "jinja2",
+    "tiktoken",
+    "numpy",
+    "pandas",
+    "plotly",
+    "scipy",
+    "papermill",
+    "duckdb",
+    "ipywidgets",
+    "opentelemetry",
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from workbench import LLMFailoverHandler, Workbench
+from workbench.act import vocab
 from workbench.cli import main
 from workbench.errors import LLMValidationError
 from workbench.session import places
@@ -167,8 +168,12 @@ def test_escapes_in_the_configuration_do_not_reach_the_terminal(cli: Any, tmp_pa
 # --- doctor
 
 
-def test_a_fresh_machine_is_healthy_and_everything_optional_has_a_next_step(cli: Any, tmp_path: Path):
+def test_a_fresh_machine_is_healthy_and_everything_optional_has_a_next_step(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Exit code 0 without keys, recordings and vocabulary; nothing was made by looking."""
+    monkeypatch.setattr(vocab, "find_spec", lambda name: None)  # as where the extra [tokens] is not installed
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     said = cli("doctor", "--json", "--log", tmp_path / "log")
     assert (said.code, said.json["ok"], said.err) == (0, True, "")
     states = {name: finding["state"] for name, finding in findings(said).items()}
@@ -189,14 +194,14 @@ def test_a_fresh_machine_is_healthy_and_everything_optional_has_a_next_step(cli:
 
 
 def test_what_is_there_is_found(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A log, a file, recordings, a vocabulary and a key: all ok."""
+    """A log, a file, recordings, vocabularies and a key: all ok."""
+    if util.find_spec(vocab.CARRIER) is None:
+        pytest.skip("the extra [tokens] is not installed")
     Workbench.open(tmp_path / "log").close()
     (tmp_path / "workbench.toml").write_text("[call]\ntimeout_s = 5.0\nidle_s = 2.0")
-    for folder, file in (("recordings", "a.parquet"), ("vocabulary", "x")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / file).write_text("")
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "a.parquet").write_text("")
     monkeypatch.setenv("WORKBENCH_RECORDINGS", str(tmp_path / "recordings"))
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "vocabulary"))
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     said = cli("doctor", "--json", "--log", tmp_path / "log")
     found = findings(said)
@@ -205,6 +210,20 @@ def test_what_is_there_is_found(cli: Any, tmp_path: Path, monkeypatch: pytest.Mo
         assert (found[name]["state"], found[name]["next_step"]) == ("ok", "")
     assert f"2 of {len(SETTINGS)} settings set" in found["config"]["message"]
     assert "1 files" in found["recordings"]["message"]
+
+
+def test_a_damaged_vocabulary_is_a_warning(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its file is named; tokens are estimated meanwhile, so that nothing is broken."""
+    monkeypatch.setattr(vocab, "find_spec", lambda name: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    file = tmp_path / vocab.origin_of("o200k_base").files[0]
+    file.write_bytes(b"not a vocabulary")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    said = cli("doctor", "--json", "--log", tmp_path / "log")
+    found = findings(said)["vocabulary"]
+    assert (said.code, found["state"]) == (0, "warning")
+    assert str(file) in found["message"]
+    assert "tokens fetch" in found["next_step"]
 
 
 @pytest.mark.parametrize(

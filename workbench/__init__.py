@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from workbench.decide.strategies.soft import SoftVote as SoftVote
     from workbench.decide.strategies.weighted import LogOdds as LogOdds
     from workbench.decide.strategies.weighted import Stacking as Stacking
+    from workbench.decide.tokens import TokenCount as TokenCount
     from workbench.errors import LLMError as LLMError
     from workbench.errors import LLMFailoverError as LLMFailoverError
     from workbench.errors import LLMOrchestratorError as LLMOrchestratorError
@@ -130,6 +131,7 @@ _HOMES = {
     "SoftVote": "workbench.decide.strategies.soft",
     "Stacking": "workbench.decide.strategies.weighted",
     "TextStacking": "workbench.decide.strategies.mbr",
+    "TokenCount": "workbench.decide.tokens",
     "TokenCounter": "workbench.session.tokens",
     "WeightedConsensus": "workbench.decide.merge",
     "Workbench": "workbench.session.workbench",

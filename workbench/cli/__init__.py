@@ -23,6 +23,7 @@ from workbench.cli import budget, runs, setup, simulate
 from workbench.cli.log import log_app
 from workbench.cli.otel import otel
 from workbench.cli.output import JsonOption, LogOption, fail, put
+from workbench.cli.tokens import tokens_app
 from workbench.errors import LLMError, LLMRouterError, LLMValidationError
 
 app = typer.Typer(
@@ -70,6 +71,7 @@ config_app.command("show")(setup.config_show)
 app.add_typer(config_app, name="config")
 log_app.command()(otel)
 app.add_typer(log_app, name="log")
+app.add_typer(tokens_app, name="tokens")
 app.command()(setup.doctor)
 app.command()(budget.budget)
 

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 from workbench.act.provider import Provider
 from workbench.act.secret import read_key
+from workbench.act.vocab import files_of, folders
+from workbench.decide.tokens import ENCODINGS
 from workbench.errors import LLMError
 from workbench.session.places import recordings, suites
 from workbench.session.providers import BUILT_IN, is_loopback
@@ -141,13 +143,15 @@ def _recordings() -> Finding:
 
 
 def _vocabulary(env: Mapping[str, str]) -> Finding:
-    named = env.get("TIKTOKEN_CACHE_DIR", "")
-    folder = Path(named).expanduser()
-    if named and folder.is_dir() and any(folder.iterdir()):
-        return Finding(name="vocabulary", state="ok", message=f"tiktoken reads its vocabularies from {folder}")
-    message = f"TIKTOKEN_CACHE_DIR names no filled folder: {folder}" if named else "TIKTOKEN_CACHE_DIR is not set"
-    step = "set TIKTOKEN_CACHE_DIR to a folder with vocabularies to count tokens exactly without a network"
-    return Finding(name="vocabulary", state="missing", message=message, next_step=step)
+    files = [file for name in ENCODINGS for file in files_of(name, folders(env))]
+    damaged = [f"{file.path} {file.problem}" for file in files if file.problem]
+    places = sorted({str(file.path.parent) for file in files if not file.problem})
+    missing = [name for name in ENCODINGS if all(file.problem for file in files_of(name, folders(env)))]
+    if not missing:
+        return Finding(name="vocabulary", state="ok", message=f"tokens are counted with those in {', '.join(places)}")
+    message = "; ".join([f"no vocabulary {', '.join(missing)}: tokens are estimated", *damaged])
+    step = "pip install 'workbench[tokens]', or workbench tokens fetch, which downloads them"
+    return Finding(name="vocabulary", state="warning" if damaged else "missing", message=message, next_step=step)
 
 
 def _provider(provider: Provider, env: Mapping[str, str]) -> Finding:
