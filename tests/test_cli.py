@@ -551,3 +551,40 @@ def test_the_demo_ends_in_a_report(tmp_path: Path):
         for file in page.parent.iterdir():
             file.unlink()
         page.parent.rmdir()
+
+
+# --- prompt styles
+
+
+def test_a_run_is_asked_in_several_styles_and_shows_what_they_gain(cli: Any, tmp_path: Path):
+    """`run --rewrites` asks every prompt unchanged and rewritten; `styles` sets the styles beside the base."""
+    log = ("--log", tmp_path / "log")
+    said = cli("run", "reasoning", "--models", "simulated:weak", "--rewrites", "concise,step_by_step", *log)
+    assert "next: workbench styles reasoning-" in said.out
+    found = cli("styles", "latest", "--json", *log)
+    assert found.code == 0
+    assert [(row["style"], row["base"], row["items"]) for row in found.json["rows"]] == [
+        ("concise", "unchanged", 48), ("step_by_step", "unchanged", 48)
+    ]  # fmt: skip
+    assert found.json["source"] == "simulated"
+    assert "unchanged → concise" in cli("styles", "latest", *log).out
+    assert cli("styles", "latest", "--base", "concise", "--json", *log).json["rows"][0]["base"] == "concise"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("run", "reasoning", "--models", "simulated:weak", "--rewrites", "shout"), "shout"),
+        (("run", "reasoning", "--models", "simulated:weak", "--rewrites", "concise,"), "empty name"),
+        (("styles", "latest"), "has no model in several prompt styles"),
+    ],
+    ids=["unknown", "empty", "no styles"],
+)
+def test_styles_that_cannot_be_had_are_exit_2(cli: Any, tmp_path: Path, command: Sequence[str], said: str):
+    """With what was found and what to do next."""
+    log = ("--log", tmp_path / "log")
+    cli("run", "reasoning", "--models", "simulated:weak", *log)
+    done = cli(*command, *log)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert "next: " in done.err

@@ -61,7 +61,7 @@ def root(
 
 
 app.command("import")(runs.import_)
-for command in (runs.models, runs.run, runs.resume, runs.compare, runs.gains, runs.replay, runs.sql):
+for command in (runs.models, runs.run, runs.resume, runs.compare, runs.gains, runs.styles, runs.replay, runs.sql):
     app.command()(command)
 report_app.command("make")(runs.report_make)
 app.add_typer(report_app, name="report")

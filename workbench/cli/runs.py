@@ -1,4 +1,4 @@
-"""The commands around a run: import, models, run, resume, compare, gains, replay, sql, report, demo."""
+"""The commands around a run: import, models, run, resume, compare, gains, styles, replay, sql, report, demo."""
 
 from __future__ import annotations
 
@@ -90,6 +90,9 @@ def run(
     weights: Annotated[str | None, typer.Option(help="For weighted_consensus: model=weight, comma-separated.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Quality threshold of the merge, in [0, 1].")] = None,
     score_kind: Annotated[str | None, typer.Option(help="For a recording that mixes kinds of score.")] = None,
+    rewrites: Annotated[
+        str | None, typer.Option(help="Strategies, comma-separated: ask every prompt unchanged and rewritten by each.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest such run if it was interrupted.")
     ] = False,
@@ -100,8 +103,10 @@ def run(
     as_json = wants_json(context, as_json)
     policy = _policy(merge, weights, threshold)
     names = _split(models, "--models") if models is not None else None
+    styles = _split(rewrites, "--rewrites") if rewrites is not None else ()
     with open_workbench(context, log) as wb:
-        _show(wb.run_sync(name, models=names, merge=policy, score_kind=score_kind, resume=resume), as_json)
+        done = wb.run_sync(name, models=names, merge=policy, score_kind=score_kind, rewrites=styles, resume=resume)
+        _show(done, as_json)
 
 
 def resume(
@@ -129,7 +134,8 @@ def _show(done: Run, as_json: bool) -> None:
     }
     if done.resumed is not None:
         document["resumed"] = {"before": done.resumed.before, "kept": done.resumed.kept, "asked": done.resumed.asked}
-    put(document, f"{done!r}\nnext: workbench compare {done.run_id}" if not as_json else "", as_json)
+    step = "styles" if table.spec.get("rewrites") else "compare"
+    put(document, f"{done!r}\nnext: workbench {step} {done.run_id}" if not as_json else "", as_json)
 
 
 def compare(
@@ -170,6 +176,21 @@ def gains(
     as_json = wants_json(context, as_json)
     with open_workbench(context, log) as wb:
         found = wb.gains_sync(*names, pools=pool or ["all"], strategies=strategy, splits=splits, seed=seed, told=say)
+    put(found.as_dict(), "" if as_json else repr(found), as_json)
+
+
+def styles(
+    context: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or latest.")],
+    base: Annotated[str | None, typer.Option(help="The style to compare with [unchanged, default or direct].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
+    log: LogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what prompt styles gain: each against the base style of the same model, paired by item."""
+    as_json = wants_json(context, as_json)
+    with open_workbench(context, log) as wb:
+        found = wb.get_run(run_id).style_gains(base, seed=seed)
     put(found.as_dict(), "" if as_json else repr(found), as_json)
 
 

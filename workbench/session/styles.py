@@ -46,6 +46,10 @@ class StyleGains:
         """One row a model, style and group, gains in the score's own unit."""
         return self.found.df()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: what `workbench styles --json` prints."""
+        return asdict(self.found)
+
     def plot(self) -> Any:
         """The figure (plotly): gains with their intervals, all items above the groups."""
         return plot_style_gains(self.found)
