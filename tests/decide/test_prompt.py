@@ -50,7 +50,7 @@ def refusal(call: object, *given: object, **named: object) -> LLMValidationError
         ("{% raw %}{{ x }}{% endraw %}{{ x }}", {"x": "a"}, "{{ x }}a"),
         ("a\r\n{{ x }}\n", {"x": "b\r\n"}, "a\nb\r\n\n"),
         ("<b>{{ x }}</b>", {"x": "<i>&"}, "<b><i>&</b>"),
-        ("\ud800{{ x }}\x00", {"x": "\udfff"}, "\ud800\udfff\x00"),
+        ("\ufffd{{ x }}\x00", {"x": "\udfff"}, "\ufffd\udfff\x00"),
     ],
 )
 def test_a_template_says_what_its_parts_say(text, values, expected):
@@ -152,6 +152,105 @@ def test_of_a_subclass_of_text_only_the_characters_count():
     """What it would say of itself is code, and is not asked."""
     assert rendered("{{ x }}", x=Shout("quiet")) == "quiet"
     assert rendered("{{ xs|join }}", XS, xs=[Shout("quiet")]) == "quiet"
+
+
+class Liar(str):
+    """A text that is equal to every other, and says that it is short."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def __format__(self, spec: str) -> str:
+        return "{{ formatted }}"
+
+
+class Turning(list):
+    """A list that holds texts when it is read first, and numbers later."""
+
+    read = 0
+
+    def __iter__(self):
+        self.read += 1
+        return iter(["a"] if self.read == 1 else [1])
+
+
+class Endless(list):
+    """A list that says that it has one text, and never ends."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self):
+        return iter(lambda: "a", None)
+
+
+def test_what_a_value_says_of_itself_is_not_believed():
+    """Not that it is one of the choices, nor how long it is; and a list is read once, no further than allowed."""
+    choice = Slot("s", "choice", choices=("a", "b"))
+    for slot, value in ((choice, Liar("c")), (Slot("s", max_chars=2), Liar("abc")), (Slot("s", "list"), Endless("a"))):
+        assert refusal(slot.accept, value).code == "validation.slot"
+    assert choice.accept(Liar("b")) == "b"
+    assert Slot("s", "list").accept(Turning("a")) == ("a",)
+
+
+def test_of_a_template_only_the_characters_count():
+    """Of a subclass of text: it is compiled, hashed and shown as what it holds, and nothing else is in its place."""
+    PromptTemplate("t", "{{ x }}", X)
+    made = PromptTemplate(Liar("t"), Liar("{{ x }}!"), (Slot(Liar("x"), choices=()),))
+    plain = PromptTemplate("t", "{{ x }}!", X)
+    assert (made.render(x="a"), made.version, made.source) == ("a!", plain.version, plain.source)
+    assert type(made.text) is type(made.name) is type(made.slots[0].name) is str
+    assert refusal(PromptTemplate, "t", "x", role=Liar("tool")).code == "validation.template"
+    assert refusal(Slot, "s", Liar("json")).code == "validation.slot"
+
+
+def test_half_a_character_in_a_template_is_what_replaces_it():
+    """So that equal versions are equal texts: no hash can be made of one."""
+    made, other = PromptTemplate("t", "\ud800{{ x }}", X), PromptTemplate("t", "\ufffd{{ x }}", X)
+    assert made == other
+    assert made.render(x="a") == "\ufffda"
+
+
+class Unshown:
+    """A value whose repr raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not for you")
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), Unshown(), [Unshown()], [10**5000]], ids=lambda v: type(v).__name__
+)
+@pytest.mark.parametrize("kind", ["text", "number", "integer", "boolean", "list"])
+def test_what_cannot_be_shown_is_refused_like_anything_else(kind, value):
+    """Python prints no whole number of 5,000 digits, and a repr may raise anything."""
+    assert refusal(Slot("s", kind).accept, value).code == "validation.slot"
+    assert refusal(Slot, "s", max_chars=value).code == "validation.slot"
+    assert refusal(Slot, "s", choices=value).code == "validation.slot"
+    assert refusal(Slot, value).code == "validation.slot"
+    assert refusal(Slot, "s", value).code == "validation.slot"
+    assert refusal(Slot, "s", default=value).code == "validation.slot"
+    assert refusal(PromptTemplate, value, "x").code == "validation.template"
+    assert refusal(PromptTemplate, "t", "x", value).code == "validation.slot"
+    assert refusal(PromptTemplate, "t", "x", role=value).code == "validation.template"
+
+
+def test_sec_secret_a_refusal_quotes_no_secret():
+    """Where a value is shown, what looks like a key is not."""
+    key = "sk-" + "a1B2c3D4" * 3
+    for error in (
+        refusal(Slot("s", "choice", choices=("a",)).accept, key),
+        refusal(Slot("s", "number").accept, key),
+        refusal(PromptTemplate("t", "{{ x }}", X).render, **{key: "a", "x": "b"}),
+    ):
+        assert "[redacted]" in error.message
+        assert key[:10] not in error.message + error.next_step
 
 
 @pytest.mark.parametrize(

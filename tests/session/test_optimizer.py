@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench import LLMError, LLMValidationError, QueryOptimizer
+from study.styled import styled_run
+from workbench import LLMError, LLMValidationError, Profile, QueryOptimizer, Workbench
 from workbench.act.journal import encode
 from workbench.act.world import MemorySink, World
 from workbench.decide.evidence import UNCHANGED, Context, Gain, Tally, Tell, Telling
@@ -383,3 +384,69 @@ def test_decisions_hold_the_query_and_no_more_than_they_need() -> None:
     (decision,) = [fact for fact in sink.facts if isinstance(fact, Decision)]
     assert set(decision.inputs) == {"query", "context", "gains", "draws", "examples"}
     assert decision.policy == "query_optimizer"
+
+
+# -- learning from runs
+
+
+def test_a_run_in_styles_teaches_the_optimizer(optimizer: QueryOptimizer, log_folder: Path) -> None:
+    """Every answer of the run is a telling, in the group of its item; what gained there is taken from then on."""
+    reader = Profile(name="reader", skill={"reasoning": 0.4}, gains={"step_by_step": 0.5})
+    with Workbench.open(log_folder) as wb:
+        run = wb.run_sync("reasoning", models=[reader], rewrites=["step_by_step", "concise"])
+        assert optimizer.learn_from(run, model="m") == 48 * 3
+        groups = {row.group for row in optimizer.evidence.rows()}
+        assert groups == set(run.table.groups)
+        made = optimizer.optimize_query("How many?", task="reasoning", group=run.table.groups[0], explore=False)
+        assert made.strategies == ("step_by_step",)
+        assert optimizer.evidence.told == optimizer.learn_from_log() == 144
+        other = QueryOptimizer(log=log_folder)
+        other.learn_from(run)
+        assert {row.model for row in other.evidence.rows()} == {"simulated:reader"}
+        other.close()
+
+
+def test_styles_of_other_names_are_told_as_strategies(optimizer: QueryOptimizer) -> None:
+    """A recording calls step by step `cot`, and unchanged prompts `direct`; a style without a strategy is left out."""
+    run = styled_run({("m", "direct"): [0.0] * 5, ("m", "cot"): [1.0] * 5, ("m", "odd"): [0.5] * 5}, groups=["g"] * 5)
+    assert optimizer.learn_from(run, styles={"cot": "step_by_step"}) == 10
+    tallies = optimizer.evidence.tallies(Context("m", "reasoning", "g"))
+    assert {name: tally.mean for name, tally in tallies.items()} == {UNCHANGED: 0.0, "step_by_step": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "code"),
+    [
+        (styled_run({("m", "direct"): [0, 1], ("m", "cot"): [1, 1]}), {}, "validation.styles"),
+        (
+            styled_run({("m", "direct"): [0, 1], ("m", "cot"): [1, 1]}),
+            {"styles": {"cot": "shout"}},
+            "validation.strategy",
+        ),
+        (styled_run({("m", "default"): [0, -3], ("m", "concise"): [-1, 1]}), {}, "validation.score_kind"),
+        (
+            styled_run({(m, s): [0, 1] for m in "mn" for s in ("default", "concise")}),
+            {"model": "x"},
+            "validation.models",
+        ),
+        ("a run", {}, "validation.runs"),
+    ],
+    ids=["no strategy", "unknown strategy", "scores", "two models", "no run"],
+)
+def test_a_run_that_teaches_nothing_is_refused(
+    optimizer: QueryOptimizer, run: object, options: dict, code: str
+) -> None:
+    """Before anything is learned."""
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.learn_from(run, **options)  # type: ignore[arg-type]
+    assert refused.value.code == code
+    assert optimizer.evidence.told == 0
+
+
+def test_a_short_name_is_learned_under_the_full_one(log_folder: Path) -> None:
+    """What is told of gpt4 counts for the model that it stands for."""
+    optimizer = QueryOptimizer(log=log_folder, model="gpt4")
+    full = optimizer.optimize_query(QUERY).context.model
+    assert full.startswith("openai:")
+    assert optimizer.optimize_query(QUERY, model=full).context.model == full
+    optimizer.close()

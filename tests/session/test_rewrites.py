@@ -125,3 +125,10 @@ def test_a_declared_gain_is_a_share(gain: float) -> None:
     with pytest.raises(LLMValidationError) as refused:
         Profile(name="x", skill={}, gains={"concise": gain})
     assert refused.value.code == "validation.profile"
+
+
+def test_a_declared_gain_names_a_strategy() -> None:
+    """A name that no strategy has would gain nothing, in silence."""
+    with pytest.raises(LLMValidationError, match="'cot'") as refused:
+        Profile(name="x", skill={}, gains={"cot": 0.2})
+    assert refused.value.code == "validation.profile"

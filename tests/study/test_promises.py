@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,11 @@ def test_scores_below_0_have_no_relative_gain() -> None:
         {("m", "default"): [-3.0, -1.0] * 10, ("m", "s"): [-1.0, 0.0] * 10}, tasks=["translation"] * 20
     ))  # fmt: skip
     assert (row.verdict, row.gain) == ("not testable", None)
+
+
+def test_simulated_answers_test_no_claim() -> None:
+    """What a style gains is declared there: it is shown, and neither confirms nor refutes anything."""
+    (row,) = of("code_generation", replace(code_run(0.4, 0.8), source="simulated"))
+    assert row.verdict == "not testable"
+    assert "declared" in row.reason
+    assert row.gain is not None

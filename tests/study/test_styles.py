@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,17 @@ def test_an_unknown_base_has_a_hint() -> None:
     with pytest.raises(LLMValidationError, match="only cot, direct") as refused:
         styled(styled_run({("m", "direct"): DIRECT, ("m", "cot"): COT}), "dirct")
     assert refused.value.next_step == "did you mean 'direct'?"
+
+
+def test_a_model_that_never_answered_is_no_result() -> None:
+    """A dead server scores 0 in every style; that is refused with its codes, not shown as a gain of 0."""
+    run = styled_run({("m", "direct"): np.zeros(10), ("m", "cot"): np.zeros(10)})
+    dead = replace(run, failures={(i, 0): "provider.connection" for i in range(10)})
+    with pytest.raises(LLMValidationError, match=r"none of 10 items: provider\.connection") as refused:
+        style_gains(dead)
+    assert refused.value.code == "data.no_answers"
+    some = replace(run, failures={(i, 0): "provider.connection" for i in range(9)})
+    assert style_gains(some, samples=100).items == 10
 
 
 # -- choosing on one half

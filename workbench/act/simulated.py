@@ -69,6 +69,11 @@ class Profile:
             value = getattr(self, label)
             if not (math.isfinite(value) and value >= 0) or (label == "latency_ms" and value == 0):
                 raise _refused(self.name, f"{label} is {value}, not a finite number >= 0 (latency above 0)")
+        if self.gains:
+            from workbench.decide.rewrite import STRATEGIES
+
+            if unknown := [name for name in self.gains if name not in STRATEGIES]:
+                raise _refused(self.name, f"gains names {unknown[0]!r}, which is not one of {', '.join(STRATEGIES)}")
         for strategy, gain in self.gains.items():
             if not -1 <= gain <= 1:
                 raise _refused(self.name, f"gains[{strategy}] is {gain}, not in [-1, 1]")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -17,7 +16,7 @@ from workbench.act.journal import decide
 from workbench.act.trace import span
 from workbench.act.world import World
 from workbench.decide.choose import CAUTION, ChooseStrategy
-from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Pattern, Tell, Telling
+from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Tell, Telling
 from workbench.decide.examples import ExampleIndex, Shot, select
 from workbench.decide.optimize import OptimizeQuery, check_query, check_strategies
 from workbench.decide.rewrite import STRATEGIES, Example
@@ -25,7 +24,9 @@ from workbench.decide.tasks import Cue, detect
 from workbench.errors import LLMValidationError
 from workbench.facts import TASKS, Rewrite
 from workbench.session.later import LaterLog
+from workbench.session.learned import Outcome, read_state, tellings_of, told_in, write_state
 from workbench.session.settings import load_settings
+from workbench.session.styles import Tabled
 from workbench.show.rewriting import patterns_table, rewrite_html, rewrite_text
 from workbench.show.tables import Shown
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 MAX_HISTORY = 10_000
 EXAMPLES = 4
-SAVED = "workbench.optimizer/1"
 _NORMAL = NormalDist()
 
 
@@ -98,18 +98,6 @@ class OptimizedQuery:
         return rewrite_html(self.rewrite, [(cue.task, cue.name, cue.found) for cue in self.cues])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of a query: one entry of the history. answer: of the model, where it was told."""
-
-    query: str
-    strategies: tuple[str, ...]
-    context: Context
-    quality: float
-    item_id: str | None = None
-    answer: str | None = None
-
-
 class QueryOptimizer:
     """Rewrites queries with the strategy that promises most, and learns which one does.
 
@@ -151,7 +139,9 @@ class QueryOptimizer:
         self.explore = explore
         self.enable_query_optimization = enable_query_optimization
         self._policy, self._step = OptimizeQuery(caution=caution), Tell(discount=discount)
-        self._log = LaterLog(log, durability=load_settings(overrides=settings).settings.durability)
+        loaded = load_settings(overrides=settings)
+        self._name = loaded.resolve
+        self._log = LaterLog(log, durability=loaded.settings.durability)
         self._world = World.real(self._log) if world is None else world
         self._evidence = Evidence()
         self._history: deque[Outcome] = deque(maxlen=max_history)
@@ -178,8 +168,8 @@ class QueryOptimizer:
         """The query as it should be asked, and what is expected of that.
 
         task: one of the six task types; None: told from the query. model: that will answer; None: the optimizer's.
-        group: of queries that are alike, such as a category; "" by default. item_id: its own answer is never an
-        example. explore: for this query alone. Raises LLMValidationError validation.query, validation.task,
+        group: of queries that are alike, such as a category. item_id: its own answer is never an example. explore: for
+        this query alone. Raises LLMValidationError validation.query, validation.task,
         validation.group; LLMError storage.* when the log cannot be used.
         """
         check_query(query)
@@ -191,7 +181,7 @@ class QueryOptimizer:
             if task is None:
                 detected = detect(query)
                 task, cues = detected.task, detected.cues
-            context = _context(self.model if model is None else model, task, group)
+            context = _context(self.model if model is None else model, task, group, self._name)
             with self._lock:
                 evidence, shots = self._evidence, self._shots
             offered = self._offered(shots)
@@ -248,12 +238,7 @@ class QueryOptimizer:
                 span(self._world, "query_optimizer", "update_weights"),
             ):
                 strategy = told.strategies[0] if told.changed else UNCHANGED
-                telling = Telling(told.context, strategy, result_quality, self._world.unix_ns())
-                before = self._evidence.tallies(told.context)
-                after = decide(
-                    self._world, self._step, kind="learn", item_id=told.item_id, tallies=before, telling=telling
-                )
-                self._evidence = self._evidence.with_group(told.context, after)
+                self._tell(Telling(told.context, strategy, result_quality, self._world.unix_ns()), told.item_id)
                 self._remember(told, float(result_quality), answer)
 
     def _remember(self, told: OptimizedQuery, quality: float, answer: str | None) -> None:
@@ -268,6 +253,30 @@ class QueryOptimizer:
         self._history.append(outcome)
         if answer and answer.strip():
             self._shots = self._shots.added(_shot(outcome))
+
+    def learn_from(self, run: Tabled, *, styles: Mapping[str, str] | None = None, model: str | None = None) -> int:
+        """Learn from a run in several prompt styles, as if each answer had been asked for; the number of tellings.
+
+        Every score is told, that of the base as of `unchanged`, in the item's task type and group. styles: style of the
+        run -> strategy, such as {"cot": "step_by_step"}; a style with the name of a strategy needs no entry, and others
+        are left out. model: the name under which it is learned, where the run has one model; None: its own.
+        Raises LLMValidationError validation.styles, validation.models, validation.score_kind (scores outside [0, 1]),
+        validation.runs, data.no_scores, data.no_answers; then nothing is learned.
+        """
+        with (
+            ErrorContext("query_optimizer", "learn_from", world=self._world),
+            span(self._world, "query_optimizer", "learn_from"),
+        ):
+            tellings = tellings_of(run.table if hasattr(run, "table") else run, styles or {}, model, self._name)
+            with self._lock:
+                for item_id, telling in tellings:
+                    self._tell(telling._replace(at_unix_ns=self._world.unix_ns()), item_id)
+        return len(tellings)
+
+    def _tell(self, telling: Telling, item_id: str | None) -> None:
+        before = self._evidence.tallies(telling.context)
+        after = decide(self._world, self._step, kind="learn", item_id=item_id, tallies=before, telling=telling)
+        self._evidence = self._evidence.with_group(telling.context, after)
 
     def learn_from_log(self) -> int:
         """Go on from everything that optimizers told this log; the number of tellings. What was known is replaced.
@@ -314,40 +323,16 @@ class QueryOptimizer:
 
         Raises LLMValidationError data.file.
         """
-        place = Path(file)
-        body = {
-            "format": SAVED,
-            "told": self._evidence.told,
-            "patterns": [asdict(row) for row in self._evidence.rows()],
-            "history": [asdict(outcome) for outcome in self._history],
-        }
-        part = place.with_name(f".{place.name}.{os.getpid()}")
-        try:
-            part.write_text(json.dumps(body, ensure_ascii=True), "utf-8")
-            part.replace(place)
-        except OSError as error:
-            raise _bad_file(place, "be written", error) from error
-        return place
+        with self._lock:
+            evidence, history = self._evidence, tuple(self._history)
+        return write_state(file, evidence, history)
 
     def load(self, file: str | os.PathLike[str]) -> QueryOptimizer:
         """The optimizer itself, with what a file of `save` knows in the place of what it knew.
 
         Raises LLMValidationError data.file, validation.patterns; then nothing is changed.
         """
-        place = Path(file)
-        try:
-            body = json.loads(place.read_text("utf-8"))
-            if not isinstance(body, dict) or body.get("format") != SAVED:
-                raise ValueError(f"it is not of the format {SAVED}")
-            evidence = Evidence.of([Pattern(**row) for row in body["patterns"]], told=int(body["told"]))
-            history = [
-                Outcome(**{**row, "strategies": tuple(row["strategies"]), "context": Context(*row["context"])})
-                for row in body["history"]
-            ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, LLMValidationError):
-                raise
-            raise _bad_file(place, "be read", error) from error
+        evidence, history = read_state(file)
         with self._lock:
             self._evidence = evidence
             self._history = deque(history, maxlen=self.max_history)
@@ -360,7 +345,7 @@ class QueryOptimizer:
         self._log.close()
 
 
-def _context(model: str, task: str, group: str | None) -> Context:
+def _context(model: str, task: str, group: str | None, resolve: Callable[[str], str]) -> Context:
     if task not in TASKS:
         raise LLMValidationError(
             f"task {task!r:.60} is not one of {', '.join(TASKS)}",
@@ -374,7 +359,7 @@ def _context(model: str, task: str, group: str | None) -> Context:
                 code=f"validation.{name}",
                 next_step="pass its name, or leave it out",
             )
-    return Context(model, task, group or "")
+    return Context(resolve(model) if model else "", task, group or "")
 
 
 def _shot(outcome: Outcome) -> Shot:
@@ -384,23 +369,3 @@ def _shot(outcome: Outcome) -> Shot:
 def _examples(shots: ExampleIndex, query: str, item_id: str | None) -> tuple[Example, ...]:
     chosen = select(shots, query, k=EXAMPLES, item_id=item_id).chosen
     return tuple(Example(prompt=c.shot.prompt, answer=c.shot.answer) for c in chosen)
-
-
-def told_in(log: LaterLog) -> Iterator[Telling]:
-    """Everything that optimizers told a log, by time."""
-    rows = log.open().rows(
-        "select inputs->'telling' from decisions where kind = 'learn' and policy = ? "
-        "and output->>'error' is null order by cast(inputs->'telling'->>3 as bigint), span_id",
-        [Tell.name],
-    )
-    for (text,) in rows:
-        context, strategy, quality, at = json.loads(text)
-        yield Telling(Context(*context), strategy, quality, at)
-
-
-def _bad_file(place: Path, what: str, error: Exception) -> LLMValidationError:
-    return LLMValidationError(
-        f"{place} cannot {what}: {error!s:.200}",
-        code="data.file",
-        next_step="give a file that `save` can write or has written",
-    )

@@ -40,7 +40,8 @@ class StyleGains:
         for row in self.found:
             if (row.model, row.style, row.group) == key:
                 return row
-        raise KeyError(f"{key!r} is not in the table")
+        known = "; ".join(sorted({f"{row.model}, {row.style}" for row in self.found}))
+        raise KeyError(f"{key!r} is not (model, style, group) of the table, with the models and styles {known}")
 
     def df(self) -> pd.DataFrame:
         """One row a model, style and group, gains in the score's own unit."""

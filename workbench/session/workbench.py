@@ -284,12 +284,16 @@ class Workbench:
         """`gains` from synchronous code; works inside a running event loop too."""
         return run_sync(self.gains(*names, **options))
 
-    async def finished(self, name: str) -> Run:
-        """The newest finished run of all models of a recording or suite; made where there is none.
+    async def run_once(self, name: str) -> Run:
+        """The newest finished run of all models of a recording or suite; where there is none, the run is made.
 
         What is not imported yet is looked for in WORKBENCH_RECORDINGS. Raises as `run` does.
         """
         return await finished_run(self, name)
+
+    def run_once_sync(self, name: str) -> Run:
+        """`run_once` from synchronous code; works inside a running event loop too."""
+        return run_sync(self.run_once(name))
 
     def get_run(self, run_id: Run | str | None = None) -> Run:
         """A run of the log by its id, or read anew; the newest that is no report when None or "latest"."""

@@ -135,12 +135,7 @@ def learn_online(
     """
     found = _one_of(styled(table, base), model)
     scores = np.column_stack(list(found.scores.values()))
-    if scores.min() < 0 or scores.max() > 1:
-        raise LLMValidationError(
-            f"scores of {table.name} are from {scores.min():g} to {scores.max():g}, and qualities are in [0, 1]",
-            code="validation.score_kind",
-            next_step="use a recording with scores within [0, 1]",
-        )
+    check_qualities(table, scores)
     if isinstance(orders, bool) or not isinstance(orders, int) or not 1 <= orders <= MOST_ORDERS:
         raise LLMValidationError(
             f"orders is {orders!r:.40}",
@@ -156,6 +151,16 @@ def learn_online(
     return _found(
         table, found, scores, groups, contexts, courses, policy=policy, seed=seed, samples=samples, grouped=grouped
     )
+
+
+def check_qualities(table: RunTable, scores: Floats) -> None:
+    """Refuse scores that are no qualities in [0, 1]; raises LLMValidationError validation.score_kind."""
+    if scores.min() < 0 or scores.max() > 1:
+        raise LLMValidationError(
+            f"scores of {table.name} are from {scores.min():g} to {scores.max():g}, and qualities are in [0, 1]",
+            code="validation.score_kind",
+            next_step="use a recording with scores within [0, 1]",
+        )
 
 
 def _one_of(models: Sequence[Styled], name: str | None) -> Styled:

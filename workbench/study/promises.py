@@ -32,7 +32,8 @@ class Promise:
     """A claimed relative gain, and what one recording shows of one model; without one, why nothing can be said.
 
     claimed, gain: fractions of the base style's mean score. gain: mean and 2.5 / 97.5 percentiles over half splits.
-    verdict: `confirmed` when the whole interval is at or above the claim, `refuted` when it is below.
+    verdict: `confirmed` when the whole interval is at or above the claim, `refuted` when it is below; simulated answers
+    test nothing.
     """
 
     task: str
@@ -74,6 +75,8 @@ def _tested(task: str, claimed: float, table: RunTable, *, splits: int, seed: in
     for pool in [*pools, *([model] for model in models)]:
         gains = _relative([np.column_stack(list(model.scores.values())) for model in pool], splits=splits, seed=seed)
         told, gain, why = _verdict(claimed, gains)
+        if "simulated" in table.source:
+            told, why = "not testable", "simulated models do not read prompts: what a style gains is declared"
         rows.append(
             Promise(
                 task=task,

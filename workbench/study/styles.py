@@ -101,7 +101,8 @@ def styled(table: RunTable, base: str | None = None) -> tuple[Styled, ...]:
     """The models of a run that were asked in several styles.
 
     base: the style to compare with; None: `unchanged`, `default` or `direct`, whichever a model has, else its first.
-    Raises LLMValidationError validation.styles where no model has two styles, or none has that base.
+    Raises LLMValidationError validation.styles where no model has two styles, or none has that base; data.no_scores,
+    data.no_answers.
     """
     several = {model: styles for model, styles in _places(table).items() if len(styles) > 1}
     known = sorted({style for styles in several.values() for style in styles})
@@ -129,16 +130,29 @@ def styled(table: RunTable, base: str | None = None) -> tuple[Styled, ...]:
                 code="data.no_scores",
                 next_step="compare styles that were scored on the same items: run with models=[MODEL/STYLE, ...]",
             )
+        _check_answered(table, model, styles)
         order = [first, *(style for style in styles if style != first)]
         held = {style: scores[rows, list(styles).index(style)] for style in order}
         found.append(Styled(name=model, base=first, scores=held, rows=rows))
     return tuple(found)
 
 
+def _check_answered(table: RunTable, model: str, styles: Mapping[str, int]) -> None:
+    """Refuse a model that never answered in one of its styles: a dead server is no result."""
+    for style, column in styles.items():
+        codes = [code for (_, j), code in table.failures.items() if j == column]
+        if codes and len(codes) == len(table.item_ids):
+            raise LLMValidationError(
+                f"{model} in style {style} answered none of {len(codes)} items: {', '.join(sorted(set(codes)))[:80]}",
+                code="data.no_answers",
+                next_step="see `select * from errors`, then run it again, or without that model",
+            )
+
+
 def style_gains(table: RunTable, base: str | None = None, *, samples: int = SAMPLES, seed: int = 0) -> Found[StyleGain]:
     """Every style of every model against its base: on all items, and group by group where there are several groups.
 
-    Raises LLMValidationError validation.styles, data.no_scores.
+    Raises LLMValidationError validation.styles, data.no_scores, data.no_answers.
     """
     models = styled(table, base)
     pairs = [(model, style) for model in models for style in model.styles]

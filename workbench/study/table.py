@@ -260,8 +260,9 @@ def read_table(reader: Reader, run_id: str | None) -> RunTable:
         )
     models = tuple(sorted(json.loads(run["models"])))
     items = reader.rows(
-        "select item_id, task, reference, metadata->>'answer_kind', metadata->>'group', metadata->>'references' "
-        "from items where run_id = ? order by position",
+        "select item_id, task, reference, metadata->>'answer_kind', "
+        "coalesce(metadata->>'group', metadata->>'category'), metadata->>'references' from items where run_id = ? "
+        "order by position",
         [run_id],
     )
     place = {row[0]: i for i, row in enumerate(items)}
