@@ -33,7 +33,7 @@ def test_no_strategies_leave_the_query_unchanged_for_certain() -> None:
     """There is nothing that could be better."""
     made = choose()
     assert (made.strategy, made.confidence) == (UNCHANGED, 1.0)
-    assert "nothing to choose" in made.reason
+    assert "no strategy" in made.reason
 
 
 def test_a_gain_larger_than_its_uncertainty_is_taken() -> None:
@@ -110,4 +110,20 @@ def test_draws_are_one_for_each_strategy() -> None:
     """A missing draw would choose silently."""
     with pytest.raises(LLMValidationError) as refused:
         ChooseStrategy()([NOTHING_KNOWN, NOTHING_KNOWN], [0.5, 0.5])
+    assert refused.value.code == "validation.config"
+
+
+def test_exploring_is_choosing_what_would_not_be_chosen_without_draws() -> None:
+    """Another strategy, or unchanged, in the place of the known choice; and nothing else."""
+    known, other = Gain("a", 0.5, 0.1), Gain("b", 0.3, 0.1)
+    assert not choose(known, other, draws=[0.0, 0.0]).explored
+    assert choose(known, other, draws=[0.0, 4.0]).explored
+    assert choose(Gain("x", 0.05, 0.1), caution=0, draws=[-3.0]).explored  # unchanged, though x is expected to gain
+    assert not choose(Gain("x", 0.15, 0.1), draws=[-3.0]).explored  # unchanged either way
+
+
+def test_a_draw_that_is_no_number_is_refused() -> None:
+    """It would win in silence."""
+    with pytest.raises(LLMValidationError) as refused:
+        ChooseStrategy()([NOTHING_KNOWN], [0.0, float("nan")])
     assert refused.value.code == "validation.config"

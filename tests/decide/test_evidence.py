@@ -23,6 +23,7 @@ from workbench.decide.evidence import (
     Tell,
     Telling,
     group_of,
+    source_of,
 )
 from workbench.errors import LLMValidationError
 
@@ -311,3 +312,91 @@ def test_the_group_of_an_item_is_told_or_read_from_its_id() -> None:
     assert [group_of("word_sorting-12", None), group_of("a-b-3", "told"), group_of("17", None)] == [
         "word_sorting", "told", ""
     ]  # fmt: skip
+
+
+# -- the same posterior, computed in another way
+
+
+def between(found: list[tuple[float, float]]) -> float:
+    """DerSimonian & Laird's tau^2 of (gain, variance) pairs, with TAU^2 as three more children."""
+    if len(found) < 2:
+        return 0.04
+    y, v = np.array(found).T
+    w = 1 / v
+    q = (w * (y - (w * y).sum() / w.sum()) ** 2).sum()
+    raw = max(0.0, (q - (len(y) - 1)) / (w.sum() - (w**2).sum() / w.sum()))
+    return (raw * (len(y) - 1) + 0.04 * 3) / (len(y) + 2)
+
+
+def pooled(found: list[tuple[float, float]]) -> tuple[float, float]:
+    """Mean and variance of the pooled gain."""
+    w = [1 / (v + between(found)) for _, v in found]
+    return sum(a * y for a, (y, _) in zip(w, found, strict=True)) / sum(w), 1 / sum(w)
+
+
+def joint(leaves: dict[tuple[str, str, str], tuple[float, float]], asked: tuple[str, str, str]) -> tuple[float, float]:
+    """Mean and variance at a group, from the precision matrix of the whole tree of tasks, models and groups."""
+    by_model: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for (task, model, _), seen in leaves.items():
+        by_model.setdefault((task, model), []).append(seen)
+    by_task: dict[str, list[tuple[float, float]]] = {}
+    for (task, _), seen in by_model.items():
+        by_task.setdefault(task, []).append(pooled(seen))
+    tau = {(): between([pooled(seen) for seen in by_task.values()])}
+    tau |= {(task,): between(seen) for task, seen in by_task.items()}
+    tau |= {key: between(seen) for key, seen in by_model.items()}
+    nodes = sorted({path[:k] for path in [*leaves, asked] for k in range(4)}, key=lambda n: (len(n), n))
+    place = {node: i for i, node in enumerate(nodes)}
+    precision, moment = np.zeros((len(nodes), len(nodes))), np.zeros(len(nodes))
+    precision[0, 0] = 1 / 0.25**2
+    for node in nodes[1:]:
+        i, j, p = place[node], place[node[:-1]], 1 / tau.get(node[:-1], 0.04)
+        precision[[i, j], [i, j]] += p
+        precision[[i, j], [j, i]] -= p
+    for path, (y, v) in leaves.items():
+        precision[place[path], place[path]] += 1 / v
+        moment[place[path]] += y / v
+    covariance = np.linalg.inv(precision)
+    return float((covariance @ moment)[place[asked]]), float(covariance[place[asked], place[asked]])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_gain_is_the_joint_posterior_of_the_whole_tree(seed: int) -> None:
+    """Up to three tasks, models and five groups, some without one side; also where nothing was told."""
+    rng = np.random.default_rng(seed)
+    evidence, leaves = Evidence(), {}
+    for path in [(str(t), str(m), str(g)) for t in range(rng.integers(1, 4)) for m in range(rng.integers(1, 4))
+                 for g in range(rng.integers(1, 6))]:  # fmt: skip
+        sides = {}
+        for strategy in (UNCHANGED, "cot"):
+            if rng.random() < 0.85:
+                q = rng.random(rng.integers(1, 40))
+                q = (q < rng.random()).astype(float) if rng.random() < 0.6 else q
+                evidence = told(*((Context(path[1], path[0], path[2]), strategy, float(x)) for x in q), start=evidence)
+                n, first, second = len(q), (q.sum() + 0.5) / (len(q) + 1), ((q * q).sum() + 0.5) / (len(q) + 1)
+                sides[strategy] = q.mean(), max(second - first**2, 1e-12) / n
+        if len(sides) == 2:
+            leaves[path] = sides["cot"][0] - sides[UNCHANGED][0], sides["cot"][1] + sides[UNCHANGED][1]
+    for asked in [*list(leaves)[:4], ("0", "0", "new"), ("0", "new", "0"), ("new", "0", "0")]:
+        found = gain(evidence, Context(asked[1], asked[0], asked[2]))
+        mean, variance = joint(leaves, asked)
+        assert found.mean == pytest.approx(mean, abs=1e-12)
+        assert found.sd**2 == pytest.approx(variance, rel=1e-9)
+
+
+def test_what_was_told_long_ago_is_forgotten_and_divides_nothing() -> None:
+    """With a discount of 0.5 a strategy that is not told again leaves the tallies, and gains stay finite."""
+    step = Tell(discount=0.5)
+    other = Context("m", "reasoning", "words")
+    evidence = told((HERE, "cot", 1.0), (HERE, UNCHANGED, 0.0), (other, "cot", 1.0), (other, UNCHANGED, 0.0), step=step)
+    for _ in range(1100):
+        evidence = evidence.tell(Telling(HERE, "verbose", 1.0), step)
+    assert set(evidence.tallies(HERE)) == {"verbose"}
+    assert math.isfinite(gain(evidence).mean)
+    assert gain(evidence, other).n > 0
+
+
+def test_the_name_of_a_model_says_where_its_answers_come_from() -> None:
+    """A name without a provider says nothing, and nothing is made up."""
+    names = ["simulated:weak", "recorded:gsm8k/x", "openai:gpt-4.1", "reader", ""]
+    assert [source_of(name) for name in names] == ["simulated", "recorded", "live", "", ""]

@@ -93,3 +93,14 @@ def test_a_bad_caution_is_refused_when_the_policy_is_made() -> None:
     with pytest.raises(LLMValidationError) as refused:
         OptimizeQuery(caution=-1)
     assert refused.value.code == "validation.config"
+
+
+def test_it_says_beforehand_whether_it_comes_to_a_strategy() -> None:
+    """As the first choice, or where those before it find nothing to do; not after one that changes the query."""
+    policy, plain = OptimizeQuery(), "Why does ice float?"
+    gains = [sure("simplify", 0.5), sure("exemplify", 0.3)]
+    assert policy.comes_to("exemplify", plain, HERE, gains)  # simplify finds nothing in it
+    assert not policy.comes_to("exemplify", QUERY, HERE, gains)
+    assert policy.comes_to("simplify", QUERY, HERE, gains)
+    assert not policy.comes_to("exemplify", plain, HERE, [sure("simplify"), Gain("exemplify", 0.0, 0.3)])
+    assert policy.comes_to("exemplify", plain, HERE, [Gain("exemplify", 0.0, 0.3)], [0.0, 2.0])

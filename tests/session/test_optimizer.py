@@ -8,8 +8,11 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from study.styled import styled_run
@@ -113,15 +116,19 @@ def test_the_history_has_the_newest_outcomes(log_folder: Path) -> None:
 def test_examples_come_from_history_but_never_the_item_itself(log_folder: Path) -> None:
     """A good answer to another question is shown; the same item, or a copy of it, is not."""
     optimizer = QueryOptimizer(strategies=["exemplify"], log=log_folder, explore=True)
-    assert not any(optimizer.optimize_query("What is the capital of Peru?").changed for _ in range(20))  # none yet
+    about = {"task": "question_answering"}
+    assert not any(optimizer.optimize_query("Why is it?", **about).changed for _ in range(20))  # none yet
     for item, query, answer in [("q-1", "Name the large capital that Colombia has.", "Bogota"),
                                 ("q-2", "What is the capital of Peru?", "Lima")]:  # fmt: skip
-        made = optimizer.optimize_query(query, item_id=item, explore=False)
+        made = optimizer.optimize_query(query, item_id=item, explore=False, **about)
         optimizer.update_weights(1.0, of=made, answer=answer)
-    asked = (optimizer.optimize_query("what is the  capital of Peru", item_id="q-3") for _ in range(200))
+    asked = (optimizer.optimize_query("what is the  capital of Peru", item_id="q-3", **about) for _ in range(200))
     tried = next(made for made in asked if made.changed)
     assert "Bogota" in tried.optimized_query
     assert "Lima" not in tried.optimized_query
+    # Examples are of the same task type: a translation helps no question.
+    other = (optimizer.optimize_query("the capital of Chile", task="translation") for _ in range(100))
+    assert not any(made.changed for made in other)
     optimizer.close()
 
 
@@ -450,3 +457,165 @@ def test_a_short_name_is_learned_under_the_full_one(log_folder: Path) -> None:
     assert full.startswith("openai:")
     assert optimizer.optimize_query(QUERY, model=full).context.model == full
     optimizer.close()
+
+
+# -- what a second look found
+
+
+def test_a_strategy_that_comes_second_still_has_its_examples(log_folder: Path) -> None:
+    """Where the first choice finds nothing to do, examples are looked for after all."""
+    optimizer = QueryOptimizer(strategies=["simplify", "exemplify"], log=log_folder)
+    context = Context("", "general", "")
+    for strategy, quality in (("simplify", 0.9), ("exemplify", 0.8), (UNCHANGED, 0.2)):
+        for _ in range(150):
+            optimizer._tell(Telling(context, strategy, quality), None)
+    made = optimizer.optimize_query("Explain why snow melts.", task="general", explore=False)
+    optimizer.update_weights(1.0, of=made, answer="It gets warm.")
+    asked = optimizer.optimize_query("Explain why ice floats.", task="general", explore=False)
+    assert asked.strategies == ("exemplify",)
+    assert "It gets warm." in asked.optimized_query
+    assert "simplify found nothing to change" in asked.rewrite.reasons
+    optimizer.close()
+
+
+@pytest.mark.parametrize("answer", [5, b"text", ["text"]], ids=str)
+def test_an_answer_that_is_no_text_changes_nothing(optimizer: QueryOptimizer, answer: object) -> None:
+    """Neither the evidence nor the history."""
+    optimizer.optimize_query(QUERY)
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.update_weights(0.5, answer=answer)  # type: ignore[arg-type]
+    assert refused.value.code == "validation.feedback"
+    assert (optimizer.evidence.told, optimizer.history) == (0, ())
+
+
+def test_an_item_id_that_is_no_text_is_refused(optimizer: QueryOptimizer) -> None:
+    """Before anything is decided."""
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.optimize_query(QUERY, item_id=5)  # type: ignore[arg-type]
+    assert refused.value.code == "validation.item_id"
+
+
+def test_any_number_is_logged_as_a_number(optimizer: QueryOptimizer) -> None:
+    """A fraction or a numpy number is told as its value, and the log gives it back."""
+    for quality in (Fraction(1, 4), np.float32(0.25), 0.25, 1):
+        optimizer.optimize_query(QUERY, explore=False)
+        optimizer.update_weights(quality)  # type: ignore[arg-type]
+    before = optimizer.evidence.rows()
+    assert optimizer.learn_from_log() == 4
+    assert optimizer.evidence.rows() == before
+
+
+def test_a_refused_quality_is_no_telling_of_the_log(optimizer: QueryOptimizer, log_folder: Path) -> None:
+    """Its decision is logged with the error, and neither the views nor another optimizer take it for one."""
+    optimizer.optimize_query(QUERY, explore=False)
+    with pytest.raises(LLMValidationError):
+        optimizer.update_weights(7.0)
+    optimizer.update_weights(0.5)
+    assert optimizer.learn_from_log() == 1
+    optimizer.close()
+    with closing(Log.open(log_folder)) as log:
+        assert log.rows("select count(*) from decisions where kind = 'learn'") == [(2,)]
+        assert log.rows("select quality, source from tellings") == [(0.5, None)]
+
+
+def test_the_log_gives_tellings_back_in_their_order_whatever_the_clock_says(log_folder: Path) -> None:
+    """A clock that stands still, or goes back, leaves the order that discounting depends on."""
+    times = iter([1000, 1000, 990, 1000, 5, *range(2000, 1900, -1)])
+    with Workbench.open(log_folder) as wb:
+        world = replace(World.real(wb.log), unix_ns=lambda: next(times))
+        optimizer = QueryOptimizer(log=log_folder, world=world, discount=0.8)
+        for k in range(60):
+            optimizer._tell(Telling(Context("m", "general", ""), UNCHANGED if k % 2 else "concise", (k % 7) / 7), None)
+        live = optimizer.evidence.rows()
+        other = QueryOptimizer(log=log_folder, discount=0.8)
+        other.learn_from_log()
+        assert other.evidence.rows() == live
+        other.close()
+        optimizer.close()
+
+
+def test_what_examples_come_from_is_saved_too(log_folder: Path, tmp_path: Path) -> None:
+    """An answer that left the history may still be an example; the loaded optimizer has the same ones."""
+    options = {"max_history": 2, "strategies": ["exemplify"], "log": log_folder}
+    first = QueryOptimizer(**options, world=World.virtual(1, MemorySink()))  # type: ignore[arg-type]
+    made = first.optimize_query("Which capital does Peru have?", task="general", explore=False)
+    first.update_weights(1.0, of=made, answer="Lima")
+    for k in range(3):
+        first.update_weights(0.1, of=first.optimize_query(f"Word {k}?", task="general", explore=False))
+    file = first.save(tmp_path / "state.json")
+    pair = [QueryOptimizer(**options, world=World.virtual(5, MemorySink())).load(file) for _ in range(2)]
+    asked = "Which capital does Chile have?"
+    made = [[one.optimize_query(asked, task="general").rewrite for _ in range(20)] for one in pair]
+    assert made[0] == made[1]
+    assert any("Lima" in rewrite.text for rewrite in made[0])
+
+
+def test_many_may_save_one_file_at_once(optimizer: QueryOptimizer, tmp_path: Path) -> None:
+    """Threads that tell and save at the same time: every file is whole, and none is left behind."""
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(15):
+                optimizer.update_weights(0.5, of=optimizer.optimize_query(QUERY, explore=False))
+                optimizer.save(tmp_path / "state.json")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["state.json"]
+    assert QueryOptimizer().load(tmp_path / "state.json").evidence.told > 0
+
+
+@pytest.mark.parametrize("place", [None, 5, "\x00"], ids=repr)
+def test_a_file_that_is_none_is_refused_typed(optimizer: QueryOptimizer, place: object) -> None:
+    """Both ways."""
+    for act in (optimizer.load, optimizer.save):
+        with pytest.raises(LLMValidationError) as refused:
+            act(place)  # type: ignore[arg-type]
+        assert refused.value.code == "data.file"
+
+
+OUTCOME = {
+    "query": "q",
+    "strategies": [],
+    "context": ["m", "general", ""],
+    "quality": 0.5,
+    "item_id": None,
+    "answer": None,
+}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"told": -5}, {"told": 1e999}, {"told": True}, {"history": [{**OUTCOME, "query": 5}]},
+     {"history": [{**OUTCOME, "strategies": "clarify"}]}, {"history": [{**OUTCOME, "quality": "x"}]},
+     {"history": [{**OUTCOME, "context": [1, 2, 3]}]}, {"history": [{**OUTCOME, "answer": 7}]}, {"examples": []},
+     {"examples": {"general": [{"item_id": None, "prompt": "", "answer": "a", "quality": 1}]}}],
+    ids=str,
+)  # fmt: skip
+def test_a_file_with_an_impossible_part_is_refused(optimizer: QueryOptimizer, tmp_path: Path, broken: dict) -> None:
+    """Nothing of it is taken."""
+    whole = {"format": "workbench.optimizer/1", "told": 0, "patterns": [], "history": [OUTCOME], "examples": {}}
+    file = tmp_path / "state.json"
+    file.write_text(json.dumps(whole), "utf-8")
+    assert len(optimizer.load(file).history) == 1
+    file.write_text(json.dumps({**whole, **broken}), "utf-8")
+    with pytest.raises(LLMValidationError) as refused:
+        optimizer.load(file)
+    assert refused.value.code in ("data.file", "validation.example")
+    assert len(optimizer.history) == 1
+
+
+def test_half_a_character_in_a_name_is_one_context(optimizer: QueryOptimizer) -> None:
+    """What the log cannot hold is not what is learned under."""
+    made = optimizer.optimize_query(QUERY, group="a\ud800", explore=False)
+    optimizer.update_weights(0.5, of=made)
+    live = optimizer.evidence.rows()
+    optimizer.learn_from_log()
+    assert optimizer.evidence.rows() == live

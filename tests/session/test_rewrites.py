@@ -132,3 +132,42 @@ def test_a_declared_gain_names_a_strategy() -> None:
     with pytest.raises(LLMValidationError, match="'cot'") as refused:
         Profile(name="x", skill={}, gains={"cot": 0.2})
     assert refused.value.code == "validation.profile"
+
+
+@pytest.mark.parametrize("rewrites", ["concise", ("concise",)], ids=str)
+def test_one_strategy_may_be_a_text_and_is_kept_as_one(wb: Workbench, rewrites: object) -> None:
+    """The plan in the log names it, so that the run can be planned again."""
+    run = wb.run_sync("reasoning", models=[READER], rewrites=rewrites)  # type: ignore[arg-type]
+    (spec,) = wb.log.rows("select spec from runs where run_id = ?", [run.run_id])[0]
+    assert json.loads(spec)["rewrites"] == ["concise"]
+    assert wb.resume_sync(run).resumed.asked == 0
+
+
+@pytest.mark.parametrize("rewrites", [5, iter(["concise"]), [5]], ids=["number", "iterator", "list of numbers"])
+def test_what_is_no_list_of_strategies_is_refused(wb: Workbench, rewrites: object) -> None:
+    """An iterator would be empty when the plan is kept."""
+    with pytest.raises(LLMValidationError) as refused:
+        wb.run_sync("reasoning", models=[READER], rewrites=rewrites)  # type: ignore[arg-type]
+    assert refused.value.code == "validation.strategy"
+
+
+def test_a_simulated_model_inside_another_object_is_refused(wb: Workbench) -> None:
+    """It could not be told the style, and would answer every rewritten prompt as a stranger."""
+
+    class Wrapped:
+        name = "simulated:weak"
+
+        async def complete(self, request: Request) -> Response:
+            raise AssertionError("nothing is asked")
+
+    with pytest.raises(LLMValidationError) as refused:
+        wb.run_sync("reasoning", models=[Wrapped()], rewrites=["concise"])
+    assert refused.value.code == "validation.rewrites"
+
+
+@pytest.mark.parametrize("gains", [None, {"concise": "x"}, ["concise"]], ids=str)
+def test_declared_gains_are_a_mapping_of_numbers(gains: object) -> None:
+    """Anything else is refused with the profile's name."""
+    with pytest.raises(LLMValidationError) as refused:
+        Profile(name="x", skill={}, gains=gains)  # type: ignore[arg-type]
+    assert refused.value.code == "validation.profile"

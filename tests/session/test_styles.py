@@ -77,7 +77,7 @@ def test_gains_are_paired_by_item_against_direct(gains: StyleGains):
     assert (gains["m", "cot", "sum"].gain.value, gains["m", "cot", "word"].gain.value) == (1.0, -0.25)
     assert gains["m", "cot", "sum"].p_value == pytest.approx(2 / 16)
     assert gains["m", "cot", "sum"].p_holm == pytest.approx(2 * 2 / 16)
-    with pytest.raises(KeyError, match="not in the table"):
+    with pytest.raises(KeyError, match="of the table"):
         gains["m", "cot", "nothing"]
 
 

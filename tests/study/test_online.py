@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 
 from study.styled import styled_run
 from workbench import Workbench
+from workbench.decide.choose import ChooseStrategy
 from workbench.errors import LLMValidationError
+from workbench.study import online
 from workbench.study.online import Online, learn_online
 from workbench.study.table import RunTable
+from workbench.study.timings import Estimate
 
 
 def planted(n: int = 400, *, helped: float = 0.4, harmed: float = -0.3, seed: int = 0) -> RunTable:
@@ -64,15 +68,52 @@ def test_equal_seeds_give_equal_choices() -> None:
     assert learned(planted()).gain != learned(planted(), seed=1).gain
 
 
-def test_only_the_answer_that_was_asked_for_is_seen() -> None:
-    """Scores of cot on items for which direct was chosen first may be anything: the first choice stays the same."""
-    base = np.zeros(60)
-    one, other = (styled_run({("m", "direct"): base, ("m", "cot"): cot}) for cot in (np.zeros(60), np.ones(60)))
-    # With caution beyond all draws nothing is ever tried, so nothing can be learned of cot.
-    never = {"caution": 50.0, "orders": 1}
-    early = [learned(run, **never).curve[:1] for run in (one, other)]
-    assert early[0] in ((0.0,), (1.0,))
-    assert learned(one, **never).calibration_error <= 0.01
+def test_only_the_answer_that_was_asked_for_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every score changed that was not chosen, the same is predicted and chosen, item by item."""
+    seen: list[tuple[tuple[float, ...], str]] = []
+
+    class Watched(ChooseStrategy):
+        def __call__(self, gains, draws=None):
+            made = super().__call__(gains, draws)
+            seen.append((tuple(gain.mean for gain in gains), made.strategy))
+            return made
+
+    monkeypatch.setattr(online, "ChooseStrategy", Watched)
+    run = planted(200)
+    learned(run, orders=1, seed=4)
+    first, seen[:] = list(seen), []
+    order = np.random.default_rng(4).permutation(200)
+    scores = run.scores.copy()
+    column = {"unchanged": run.models.index("m/direct"), "cot": run.models.index("m/cot")}
+    for i, (_, chosen) in zip(order, first, strict=True):
+        other = column["cot" if chosen == "unchanged" else "unchanged"]
+        scores[i, other] = 1 - scores[i, other]
+    assert not np.array_equal(scores, run.scores)
+    learned(replace(run, scores=scores), orders=1, seed=4)
+    assert seen == first
+
+
+def test_the_last_intervals_are_counted_by_group_and_task() -> None:
+    """A group that gains and one that loses, under one name and two task types, are two groups."""
+    n = 400
+    tasks = ["reasoning", "translation"] * (n // 2)
+    base = np.full(n, 0.5)
+    shift = np.array([0.4 if t == "reasoning" else -0.4 for t in tasks])
+    found = learned(styled_run({("m", "direct"): base, ("m", "cot"): base + shift}, tasks=tasks), caution=0)
+    assert {g.group for g in found.groups} == {"reasoning: ", "translation: "}
+    assert found.coverage == 1.0
+    hidden = learned(planted(2000), grouped=False)
+    assert hidden.coverage < 0.5  # one prediction for a group that gains 40 and one that loses 30
+
+
+def test_shares_and_intervals_of_bins_and_groups_are_those_of_the_items() -> None:
+    """A gain of exactly 0.25 on every item has intervals of no width, and what is taken is counted over all choices."""
+    base = np.full(120, 0.5)
+    found = learned(styled_run({("m", "direct"): base, ("m", "cot"): base + 0.25}))
+    assert all(b.measured == Estimate(value=0.25, low=0.25, high=0.25) for b in found.bins)
+    (group,) = found.groups
+    assert group.gain.value == pytest.approx(0.25 * group.taken, abs=0.02)
+    assert found.second_half.value == pytest.approx(0.25 * group.taken)
 
 
 def test_a_base_that_is_best_leaves_no_gain_to_share() -> None:

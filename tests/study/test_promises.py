@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from study.styled import styled_run
+from workbench.errors import LLMValidationError
 from workbench.study.promises import CLAIMS, Promise, promises
 from workbench.study.table import RunTable
 
 
-def code_run(base: float, better: float, n: int = 400, *, models: str = "m", seed: int = 0) -> RunTable:
+def code_run(base: float, better: float, n: int = 400, *, models: Sequence[str] = "m", seed: int = 0) -> RunTable:
     rng = np.random.default_rng(seed)
     scores = {
         (m, style): (rng.random(n) < p).astype(float) for m in models for style, p in (("default", base), ("s", better))
@@ -99,7 +100,30 @@ def test_scores_below_0_have_no_relative_gain() -> None:
 
 def test_simulated_answers_test_no_claim() -> None:
     """What a style gains is declared there: it is shown, and neither confirms nor refutes anything."""
-    (row,) = of("code_generation", replace(code_run(0.4, 0.8), source="simulated"))
+    (row,) = of("code_generation", code_run(0.4, 0.8, models=["simulated:m"]))
     assert row.verdict == "not testable"
     assert "declared" in row.reason
     assert row.gain is not None
+
+
+def test_the_luck_of_the_best_of_many_styles_is_not_praised() -> None:
+    """Eight styles that are the same coin gain nothing on the items that did not choose them."""
+    rng = np.random.default_rng(3)
+    scores = {("m", f"s{k}"): rng.integers(0, 2, 200) for k in range(8)}
+    run = styled_run({("m", "default"): rng.integers(0, 2, 200), **scores}, tasks=["code_generation"] * 200)
+    (row,) = of("code_generation", run)
+    best_of_all = (
+        max(values.mean() for values in scores.values()) / run.scores[:, run.models.index("m/default")].mean() - 1
+    )
+    assert row.gain is not None
+    assert row.gain.value < best_of_all - 0.05
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "code"), [([None], {}, "validation.table"), ([], {"seed": "x"}, "stats.seed")]
+)
+def test_bad_arguments_of_promises_are_refused(given: list, options: dict, code: str) -> None:
+    """What is no table, and what is no seed."""
+    with pytest.raises(LLMValidationError) as refused:
+        promises(given, **options)
+    assert refused.value.code == code

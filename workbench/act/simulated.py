@@ -24,6 +24,7 @@ from types import MappingProxyType
 
 from workbench.canonical import canonical_json, clean_text
 from workbench.decide.answers import AnswerKind, normalise
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMProviderError, LLMValidationError
 from workbench.facts import TASKS, Item, Message, Request, Response, Usage
 
@@ -69,14 +70,16 @@ class Profile:
             value = getattr(self, label)
             if not (math.isfinite(value) and value >= 0) or (label == "latency_ms" and value == 0):
                 raise _refused(self.name, f"{label} is {value}, not a finite number >= 0 (latency above 0)")
+        if not isinstance(self.gains, Mapping):
+            raise _refused(self.name, f"gains are a {type(self.gains).__name__}, not a mapping from strategy to gain")
         if self.gains:
             from workbench.decide.rewrite import STRATEGIES
 
             if unknown := [name for name in self.gains if name not in STRATEGIES]:
                 raise _refused(self.name, f"gains names {unknown[0]!r}, which is not one of {', '.join(STRATEGIES)}")
         for strategy, gain in self.gains.items():
-            if not -1 <= gain <= 1:
-                raise _refused(self.name, f"gains[{strategy}] is {gain}, not in [-1, 1]")
+            if not is_finite(gain) or not -1 <= gain <= 1:
+                raise _refused(self.name, f"gains[{strategy}] is {gain!r:.40}, not a number in [-1, 1]")
         object.__setattr__(self, "skill", MappingProxyType(dict(self.skill)))
         object.__setattr__(self, "gains", MappingProxyType(dict(self.gains)))
 

@@ -29,7 +29,8 @@ class Choice:
     """A strategy, or `unchanged`, and why.
 
     gain: what is expected of it; exactly 0 for `unchanged`. confidence: probability that it is the better choice than
-    leaving the query unchanged; for `unchanged`, that no single strategy is better.
+    leaving the query unchanged; for `unchanged`, that it is better than the most promising one. explored: without
+    draws the choice would have been another.
     """
 
     strategy: str
@@ -71,20 +72,29 @@ class ChooseStrategy:
                 code="validation.config",
                 next_step="give one draw for unchanged and one for each strategy, or None",
             )
-        drawn = [None] * len(gains) if draws is None else [(z - draws[0]) / math.sqrt(2) for z in draws[1:]]
-        scores = [self._score(gain, z) for gain, z in zip(gains, drawn, strict=True)]
-        best = max(range(len(gains)), key=scores.__getitem__, default=None)
-        if best is None or scores[best] <= 0:
-            return _unchanged(gains, explored=draws is not None)
+        for z in draws or ():
+            if not is_finite(z):
+                raise LLMValidationError(
+                    f"a draw is {z!r:.40}, not a number",
+                    code="validation.config",
+                    next_step="give standard normal numbers, or None",
+                )
+        known = self._best(gains, [None] * len(gains))
+        best = known if draws is None else self._best(gains, [(z - draws[0]) / math.sqrt(2) for z in draws[1:]])
+        explored = best != known
+        if best is None:
+            return _unchanged(gains, explored=explored)
         gain = gains[best]
-        known = self._score(gain, None) > 0
+        why = ": tried, to learn about it" if explored else ""
         return Choice(
-            strategy=gain.strategy,
-            gain=gain,
-            confidence=gain.positive,
-            explored=draws is not None and not known,
-            reason=_told(gain) + ("" if known else ": tried, to learn about it"),
+            strategy=gain.strategy, gain=gain, confidence=gain.positive, explored=explored, reason=_told(gain) + why
         )
+
+    def _best(self, gains: Sequence[Gain], draws: Sequence[float | None]) -> int | None:
+        """The place of the gain with the largest positive score, of equal ones the first; None where there is none."""
+        scores = [self._score(gain, z) for gain, z in zip(gains, draws, strict=True)]
+        best = max(range(len(gains)), key=scores.__getitem__, default=None)
+        return best if best is not None and scores[best] > 0 else None
 
     def _score(self, gain: Gain, draw: float | None) -> float:
         if draw is None:
@@ -99,8 +109,8 @@ def _unchanged(gains: Sequence[Gain], *, explored: bool) -> Choice:
         strategy=UNCHANGED,
         gain=Gain(UNCHANGED, 0.0, 0.0),
         confidence=1.0 - best.positive if best is not None else 1.0,
-        explored=explored and best is not None and best.mean > best.sd,
-        reason="nothing to choose from" if best is None else f"left unchanged: {_told(best)} is the most promising",
+        explored=explored,
+        reason="no strategy to choose from" if best is None else f"left unchanged: {_told(best)} is the most promising",
     )
 
 

@@ -7,8 +7,11 @@ tasks, and where nothing was told the gain is 0 with a wide interval:
 
     any task  ->  task  ->  model  ->  group            gain of a child ~ Normal(gain of its parent, tau^2)
 
-Each level's tau^2 is estimated from how much its children differ. A group's own tellings never enter its prior.
-Everything is a value: `told` makes a new one that shares all that did not change.
+Each level's tau^2 is estimated from how much its children differ; but for that a group's own tellings do not enter its
+prior. Evidence is a value: `tell` makes a new one that shares all that did not change.
+
+This is the joint posterior of the normal model, given the variances; tests/decide/test_evidence.py computes it in
+another way.
 
 Source: partial pooling as in Gelman et al. 2013, "Bayesian Data Analysis", chapter 5 (normal hierarchical model, with
 the variances plugged in); tau^2 by DerSimonian & Laird 1986, shrunk towards TAU.
@@ -32,6 +35,7 @@ PRIOR_SD = 0.25  # of a gain about which nothing was told: 0 +- 0.49
 TAU = 0.2  # between children, before they tell how much they differ
 TAU_CHILDREN = 3  # children that this guess weighs as much as
 DISCOUNT = 0.999
+FORGOTTEN = 1e-9  # tellings: less is nothing, and would divide by nothing
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
@@ -41,6 +45,12 @@ class Context(NamedTuple):
     model: str = ""
     task: str = "general"
     group: str = ""
+
+
+def source_of(model: str) -> str:
+    """Where answers of a model come from, by its name: `simulated`, `recorded`, `live`; empty where it says nothing."""
+    provider, colon, _ = model.partition(":")
+    return (provider if provider in ("simulated", "recorded") else "live") if colon else ""
 
 
 def group_of(item_id: str, told: str | None) -> str:
@@ -141,7 +151,8 @@ class Tell:
                 next_step="divide by the largest possible quality, such as 100 for chrF",
             )
         d = self.discount
-        after = {name: Tally(d * t.n, d * t.total, d * t.squares) for name, t in tallies.items()}
+        faded = {name: Tally(d * t.n, d * t.total, d * t.squares) for name, t in tallies.items()}
+        after = {name: tally for name, tally in faded.items() if tally.n > FORGOTTEN}
         n, total, squares = after.get(strategy, Tally())
         q = float(quality)
         after[strategy] = Tally(n + 1.0, total + q, squares + q * q)
@@ -206,9 +217,8 @@ class _Level:
         own = self.children[child].seen(strategy) if child in self.children else None
         if own is not None:
             w = 1 / (own.variance + tau2)
-            weight, moment = weight - w, moment - w * own.mean
-        if weight < 1e-9:  # nobody else: what is left is rounding
-            weight = moment = 0.0
+            # Of a single child nothing is left, and rounding must not leave less.
+            weight, moment = max(weight - w, 0.0), moment - w * own.mean
         precision = 1 / mine.variance + weight
         return _Normal((mine.mean / mine.variance + moment) / precision, 1 / precision + tau2)
 
@@ -244,7 +254,7 @@ def _between(found: Sequence[_Normal]) -> float:
 class Evidence:
     """All that was told; `Evidence()` knows nothing.
 
-    told: number of tellings. Equal tellings in the same order give equal values, and `of(rows())` is equal to it.
+    told: number of tellings. Equal tellings in the same order give equal values, and so does `of(rows(), told=told)`.
     """
 
     told: int = 0
@@ -292,7 +302,7 @@ class Evidence:
         assert isinstance(task, _Level)
         model = task.children.get(context.model, _Level())
         assert isinstance(model, _Level)
-        model = model.with_child(context.group, _Group(MappingProxyType(dict(tallies))))
+        model = model.with_child(context.group, _Group(dict(tallies)))
         return self._root.with_child(context.task, task.with_child(context.model, model))
 
     def tell(self, telling: Telling, step: Tell) -> Evidence:
@@ -333,7 +343,7 @@ class Evidence:
                     next_step="give the rows of evidence.rows(): 0 <= squares <= total <= n",
                 )
             group[row.strategy] = Tally(*map(float, sums))
-        root = _Level({t: _Level({m: _Level({g: _Group(MappingProxyType(held)) for g, held in groups.items()})
+        root = _Level({t: _Level({m: _Level({g: _Group(held) for g, held in groups.items()})
                                   for m, groups in models.items()}) for t, models in tree.items()})  # fmt: skip
         if told is None:
             told = round(sum(row.n for row in rows))

@@ -42,19 +42,35 @@ class OptimizeQuery:
         Raises LLMValidationError validation.query, validation.strategy, validation.config.
         """
         check_query(query)
-        choose = ChooseStrategy(caution=self.caution)
-        left = list(range(len(gains)))
         passed: list[str] = []
         while True:
-            drawn = None if draws is None else [draws[0], *(draws[i + 1] for i in left)]
-            choice = choose([gains[i] for i in left], drawn)
+            choice = self._choice(gains, draws, passed)
             if choice.strategy == UNCHANGED:
                 return _rewrite(query, context, choice, None, passed)
             done = rewrite(query, choice.strategy, task=context.task, examples=examples)
             if done.changed:
                 return _rewrite(query, context, choice, done, passed)
             passed.append(choice.strategy)
-            left = [i for i in left if gains[i].strategy != choice.strategy]
+
+    def comes_to(
+        self, strategy: str, query: str, context: Context, gains: Sequence[Gain], draws: Sequence[float] | None = None
+    ) -> bool:
+        """Whether the decision would try this strategy: as the first choice, or where those before find nothing."""
+        others = [gain.strategy for gain in gains if gain.strategy != strategy]
+        if self._choice(gains, draws, others).strategy != strategy:
+            return False  # not even if it were alone
+        passed: list[str] = []
+        while (choice := self._choice(gains, draws, passed)).strategy != strategy:
+            if rewrite(query, choice.strategy, task=context.task).changed:
+                return False
+            passed.append(choice.strategy)
+        return True
+
+    def _choice(self, gains: Sequence[Gain], draws: Sequence[float] | None, passed: Sequence[str]) -> Choice:
+        """The choice among the strategies that were not passed over, each with the draw that it had."""
+        left = [i for i, gain in enumerate(gains) if gain.strategy not in passed]
+        drawn = None if draws is None else [draws[0], *(draws[i + 1] for i in left)]
+        return ChooseStrategy(caution=self.caution)([gains[i] for i in left], drawn)
 
 
 def _rewrite(query: str, context: Context, choice: Choice, done: Rewritten | None, passed: Sequence[str]) -> Rewrite:

@@ -68,10 +68,11 @@ VIEWS: Mapping[str, str] = MappingProxyType(
 """,
         "tellings": """
     select telling->>'$[0][0]' as model, telling->>'$[0][1]' as task, telling->>'$[0][2]' as "group",
-        telling->>'$[1]' as strategy, cast(telling->>'$[2]' as double) as quality,
-        make_timestamp(cast(telling->>'$[3]' as bigint) // 1000) as told_at, item_id,
+        telling->>'$[1]' as strategy, try_cast(telling->>'$[2]' as double) as quality,
+        make_timestamp(try_cast(telling->>'$[3]' as bigint) // 1000) as told_at, item_id,
         case when starts_with(telling->>'$[0][0]', 'simulated:') then 'simulated'
-            when starts_with(telling->>'$[0][0]', 'recorded:') then 'recorded' else 'live' end as source, span_id
+            when starts_with(telling->>'$[0][0]', 'recorded:') then 'recorded'
+            when contains(telling->>'$[0][0]', ':') then 'live' end as source, span_id
     from (select *, inputs->'$.telling' as telling from log.decisions
         where kind = 'learn' and policy = 'tell' and (output->>'$.error') is null)
 """,

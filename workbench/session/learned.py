@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 
 from workbench.decide.evidence import UNCHANGED, Context, Evidence, Pattern, Tell, Telling
+from workbench.decide.examples import Shot
 from workbench.decide.optimize import check_strategies
 from workbench.decide.rewrite import STRATEGIES
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 from workbench.session.later import LaterLog
 from workbench.study.online import check_qualities
@@ -35,41 +38,74 @@ class Outcome:
     answer: str | None = None
 
 
-def write_state(file: str | os.PathLike[str], evidence: Evidence, history: Sequence[Outcome]) -> Path:
-    """Write both as JSON; the file is there whole or not at all. Raises LLMValidationError data.file."""
-    place = Path(file)
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an optimizer knows: the evidence, the history, and by task type what examples are chosen from."""
+
+    evidence: Evidence
+    history: tuple[Outcome, ...]
+    shots: Mapping[str, Sequence[Shot]]
+
+
+def write_state(file: str | os.PathLike[str], state: State) -> Path:
+    """Write it as JSON; the file is there whole or not at all. Raises LLMValidationError data.file."""
     body = {
         "format": SAVED,
-        "told": evidence.told,
-        "patterns": [asdict(row) for row in evidence.rows()],
-        "history": [asdict(outcome) for outcome in history],
+        "told": state.evidence.told,
+        "patterns": [asdict(row) for row in state.evidence.rows()],
+        "history": [asdict(outcome) for outcome in state.history],
+        "examples": {task: [asdict(shot) for shot in shots] for task, shots in state.shots.items()},
     }
-    part = place.with_name(f".{place.name}.{os.getpid()}")
+    part = None
     try:
-        part.write_text(json.dumps(body, ensure_ascii=True), "utf-8")
+        place = Path(file)
+        with NamedTemporaryFile(
+            "w", encoding="utf-8", dir=place.parent, prefix=f".{place.name}.", delete=False
+        ) as kept:
+            part = Path(kept.name)
+            json.dump(body, kept, ensure_ascii=True)
         part.replace(place)
-    except OSError as error:
-        raise _bad_file(place, "be written", error) from error
+    except (OSError, ValueError, TypeError) as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        raise _bad_file(file, "be written", error) from error
     return place
 
 
-def read_state(file: str | os.PathLike[str]) -> tuple[Evidence, list[Outcome]]:
+def read_state(file: str | os.PathLike[str]) -> State:
     """What `write_state` wrote. Raises LLMValidationError data.file, validation.patterns."""
-    place = Path(file)
     try:
-        body: Any = json.loads(place.read_text("utf-8"))
+        body: Any = json.loads(Path(file).read_text("utf-8"))
         if not isinstance(body, dict) or body.get("format") != SAVED:
             raise ValueError(f"it is not of the format {SAVED}")
-        evidence = Evidence.of([Pattern(**row) for row in body["patterns"]], told=int(body["told"]))
-        history = [
-            Outcome(**{**row, "strategies": tuple(row["strategies"]), "context": Context(*row["context"])})
-            for row in body["history"]
-        ]
+        told = body["told"]
+        if isinstance(told, bool) or not isinstance(told, int) or told < 0:
+            raise ValueError(f"told is {told!r:.40}, not a number of tellings")
+        evidence = Evidence.of([Pattern(**row) for row in body["patterns"]], told=told)
+        history = tuple(_outcome(row) for row in body["history"])
+        shots = {str(task): [Shot(**row) for row in rows] for task, rows in body["examples"].items()}
     except LLMValidationError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _bad_file(place, "be read", error) from error
-    return evidence, history
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _bad_file(file, "be read", error) from error
+    return State(evidence, history, shots)
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    model, task, group = row["context"]
+    texts = [row["query"], model, task, group, *row["strategies"]]
+    perhaps = [row["item_id"], row["answer"]]
+    sound = is_finite(row["quality"]) and 0 <= row["quality"] <= 1 and isinstance(row["strategies"], list)
+    if not sound or not all(isinstance(t, str) for t in texts) or not all(isinstance(t, str | None) for t in perhaps):
+        raise ValueError(f"the outcome {str(row)[:100]} is none")
+    return Outcome(
+        query=row["query"],
+        strategies=tuple(row["strategies"]),
+        context=Context(model, task, group),
+        quality=float(row["quality"]),
+        item_id=row["item_id"],
+        answer=row["answer"],
+    )
 
 
 def told_in(log: LaterLog) -> Iterator[Telling]:
@@ -84,9 +120,9 @@ def told_in(log: LaterLog) -> Iterator[Telling]:
         yield Telling(Context(*context), strategy, quality, at)
 
 
-def _bad_file(place: Path, what: str, error: Exception) -> LLMValidationError:
+def _bad_file(place: object, what: str, error: Exception) -> LLMValidationError:
     return LLMValidationError(
-        f"{place} cannot {what}: {error!s:.200}",
+        f"{str(place)!r:.200} cannot {what}: {error!s:.200}",
         code="data.file",
         next_step="give a file that `save` can write or has written",
     )

@@ -15,16 +15,18 @@ from workbench.act.context import ErrorContext
 from workbench.act.journal import decide
 from workbench.act.trace import span
 from workbench.act.world import World
-from workbench.decide.choose import CAUTION, ChooseStrategy
-from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Tell, Telling
+from workbench.canonical import clean_text
+from workbench.decide.choose import CAUTION
+from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Gain, Tell, Telling, source_of
 from workbench.decide.examples import ExampleIndex, Shot, select
 from workbench.decide.optimize import OptimizeQuery, check_query, check_strategies
 from workbench.decide.rewrite import STRATEGIES, Example
 from workbench.decide.tasks import Cue, detect
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import TASKS, Rewrite
 from workbench.session.later import LaterLog
-from workbench.session.learned import Outcome, read_state, tellings_of, told_in, write_state
+from workbench.session.learned import Outcome, State, read_state, tellings_of, told_in, write_state
 from workbench.session.settings import load_settings
 from workbench.session.styles import Tabled
 from workbench.show.rewriting import patterns_table, rewrite_html, rewrite_text
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_HISTORY = 10_000
+MOST_HISTORY = 1_000_000
 EXAMPLES = 4
+EXEMPLIFY = "exemplify"
 _NORMAL = NormalDist()
 
 
@@ -104,12 +108,12 @@ class QueryOptimizer:
     It begins by knowing nothing: every gain is predicted as 0 with a wide interval. Each `update_weights` tells it how
     good the answer to an optimized query was; from then on it predicts by model, task type and group.
 
-    max_history: outcomes that are kept, >= 1; examples are chosen among those with an answer. model: that will answer,
-    unless a query names another. strategies: to choose among; None: all of them. explore: try doubtful strategies as
-    Thompson sampling does, or take only what is known to gain. caution: in standard deviations, >= 0. discount: in
-    (0, 1]; what a telling is worth after one more in its group. enable_query_optimization: False leaves every query
-    unchanged, and goes on learning about unchanged ones. log: folder; default WORKBENCH_LOG, or data/log. settings: of
-    docs/reference/settings.md.
+    max_history: outcomes that are kept, >= 1, and of each task type as many with an answer, to choose examples from.
+    model: that will answer, unless a query names another. strategies: to choose among; None: all of them. explore: try
+    doubtful strategies as Thompson sampling does, or take only what is known to gain. caution: in standard deviations,
+    >= 0. discount: in (0, 1]; what a telling is worth after one more in its group. enable_query_optimization: False
+    leaves every query unchanged, and goes on learning about unchanged ones. log: folder; default WORKBENCH_LOG, or
+    data/log. settings: of docs/reference/settings.md.
     Raises LLMValidationError validation.config, validation.strategy.
     """
 
@@ -127,12 +131,14 @@ class QueryOptimizer:
         world: World | None = None,
         **settings: Any,
     ) -> None:
-        if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
+        whole = isinstance(max_history, int) and not isinstance(max_history, bool)
+        if not whole or not 1 <= max_history <= MOST_HISTORY:
             raise LLMValidationError(
-                f"max_history is {max_history!r:.40}, not a whole number >= 1",
+                f"max_history is {str(max_history)[:40]!r}, not a whole number from 1 to {MOST_HISTORY}",
                 code="validation.config",
                 next_step=f"use {MAX_HISTORY}, or fewer",
             )
+        _check_text("model", model)
         self.max_history = max_history
         self.model = model
         self.strategies = tuple(STRATEGIES) if strategies is None else check_strategies(strategies)
@@ -145,7 +151,8 @@ class QueryOptimizer:
         self._world = World.real(self._log) if world is None else world
         self._evidence = Evidence()
         self._history: deque[Outcome] = deque(maxlen=max_history)
-        self._shots = ExampleIndex.of((), limit=max_history)
+        self._shots: dict[str, ExampleIndex] = {}  # by task type: an example of another kind would mislead
+        self._told_ns = 0
         self._last: OptimizedQuery | None = None
         self._lock = threading.Lock()
 
@@ -173,6 +180,8 @@ class QueryOptimizer:
         validation.group; LLMError storage.* when the log cannot be used.
         """
         check_query(query)
+        if item_id is not None:
+            _check_text("item_id", item_id)
         with (
             ErrorContext("query_optimizer", "optimize_query", world=self._world),
             span(self._world, "query_optimizer", "optimize_query") as here,
@@ -183,14 +192,12 @@ class QueryOptimizer:
                 task, cues = detected.task, detected.cues
             context = _context(self.model if model is None else model, task, group, self._name)
             with self._lock:
-                evidence, shots = self._evidence, self._shots
+                evidence, shots = self._evidence, self._shots.get(task)
             offered = self._offered(shots)
             gains = evidence.gains(context, offered)
             trying = self.explore if explore is None else explore
             draws = [self._draw() for _ in (UNCHANGED, *offered)] if trying else None
-            # Looking for examples takes longer than all else: only where they are the first choice.
-            first = ChooseStrategy(caution=self._policy.caution)(gains, draws).strategy
-            examples = _examples(shots, query, item_id) if first == "exemplify" else ()
+            examples = self._examples(query, context, gains, draws, item_id, shots)
             rewritten = decide(
                 self._world,
                 self._policy,
@@ -208,10 +215,27 @@ class QueryOptimizer:
             self._last = found
         return found
 
-    def _offered(self, shots: ExampleIndex) -> tuple[str, ...]:
+    def _offered(self, shots: ExampleIndex | None) -> tuple[str, ...]:
         if not self.enable_query_optimization:
             return ()
-        return tuple(s for s in self.strategies if s != "exemplify" or shots.shots)
+        return tuple(s for s in self.strategies if s != EXEMPLIFY or shots is not None)
+
+    def _examples(
+        self,
+        query: str,
+        context: Context,
+        gains: Sequence[Gain],
+        draws: Sequence[float] | None,
+        item_id: str | None,
+        shots: ExampleIndex | None,
+    ) -> tuple[Example, ...]:
+        """Examples where the decision would come to use them: looking for them takes longer than all else."""
+        if shots is None or all(gain.strategy != EXEMPLIFY for gain in gains):
+            return ()
+        if not self._policy.comes_to(EXEMPLIFY, query, context, gains, draws):
+            return ()
+        chosen = select(shots, query, k=EXAMPLES, item_id=item_id).chosen
+        return tuple(Example(prompt=c.shot.prompt, answer=c.shot.answer) for c in chosen)
 
     def _draw(self) -> float:
         return _NORMAL.inv_cdf(min(max(self._world.draw(), 1e-12), 1 - 1e-12))
@@ -223,8 +247,16 @@ class QueryOptimizer:
     ) -> None:
         """Tell how good the answer was, in [0, 1], to the newest optimized query or to the one given as `of`.
 
-        answer: the text, to become an example for others. Raises LLMValidationError validation.feedback.
+        answer: the text, to become an example for others. A query that was asked several times may be told of as often.
+        Raises LLMValidationError validation.feedback; then nothing was learned.
         """
+        if answer is not None and not isinstance(answer, str):
+            raise LLMValidationError(
+                f"the answer is a {type(answer).__name__}, not a text",
+                code="validation.feedback",
+                next_step="pass the text of the answer, or leave it out",
+            )
+        quality = float(result_quality) if is_finite(result_quality) else result_quality
         with self._lock:
             told = self._last if of is None else of
             if not isinstance(told, OptimizedQuery):
@@ -238,8 +270,8 @@ class QueryOptimizer:
                 span(self._world, "query_optimizer", "update_weights"),
             ):
                 strategy = told.strategies[0] if told.changed else UNCHANGED
-                self._tell(Telling(told.context, strategy, result_quality, self._world.unix_ns()), told.item_id)
-                self._remember(told, float(result_quality), answer)
+                self._tell(Telling(told.context, strategy, quality), told.item_id)
+                self._remember(told, quality, answer)
 
     def _remember(self, told: OptimizedQuery, quality: float, answer: str | None) -> None:
         outcome = Outcome(
@@ -252,7 +284,8 @@ class QueryOptimizer:
         )
         self._history.append(outcome)
         if answer and answer.strip():
-            self._shots = self._shots.added(_shot(outcome))
+            task = outcome.context.task
+            self._shots[task] = self._shots.get(task, ExampleIndex.of((), limit=self.max_history)).added(_shot(outcome))
 
     def learn_from(self, run: Tabled, *, styles: Mapping[str, str] | None = None, model: str | None = None) -> int:
         """Learn from a run in several prompt styles, as if each answer had been asked for; the number of tellings.
@@ -270,24 +303,31 @@ class QueryOptimizer:
             tellings = tellings_of(run.table if hasattr(run, "table") else run, styles or {}, model, self._name)
             with self._lock:
                 for item_id, telling in tellings:
-                    self._tell(telling._replace(at_unix_ns=self._world.unix_ns()), item_id)
+                    self._tell(telling, item_id)
         return len(tellings)
 
     def _tell(self, telling: Telling, item_id: str | None) -> None:
+        # Later than the one before, whatever the clock says: the log gives them back in this order.
+        told_ns = max(self._world.unix_ns(), self._told_ns + 1)
+        telling = telling._replace(at_unix_ns=told_ns)
         before = self._evidence.tallies(telling.context)
         after = decide(self._world, self._step, kind="learn", item_id=item_id, tallies=before, telling=telling)
-        self._evidence = self._evidence.with_group(telling.context, after)
+        self._evidence, self._told_ns = self._evidence.with_group(telling.context, after), told_ns
 
     def learn_from_log(self) -> int:
         """Go on from everything that optimizers told this log; the number of tellings. What was known is replaced.
 
         Tellings are taken in the order of their time. The history stays as it is.
         """
-        with span(self._world, "query_optimizer", "learn_from_log"):
+        with (
+            ErrorContext("query_optimizer", "learn_from_log", world=self._world),
+            span(self._world, "query_optimizer", "learn_from_log"),
+            self._lock,  # nothing is told meanwhile that would be lost
+        ):
             evidence = Evidence()
             for telling in told_in(self._log):
                 evidence = evidence.tell(telling, self._step)
-        with self._lock:
+                self._told_ns = max(self._told_ns, telling.at_unix_ns)
             self._evidence = evidence
         return evidence.told
 
@@ -309,35 +349,37 @@ class QueryOptimizer:
         return Shown(patterns_table(self._evidence))
 
     def df(self) -> pd.DataFrame:
-        """The learned patterns, one row each: model, task, group, strategy, n, mean quality."""
+        """The learned patterns, one row each: model, task, group, strategy, n (discounted), mean quality, source."""
         import pandas as pd
 
-        rows = [{**asdict(row), "quality": row.total / row.n if row.n else None} for row in self._evidence.rows()]
-        columns = ["model", "task", "group", "strategy", "n", "quality"]
+        rows = [
+            {**asdict(row), "quality": row.total / row.n, "source": source_of(row.model)}
+            for row in self._evidence.rows()
+        ]
+        columns = ["model", "task", "group", "strategy", "n", "quality", "source"]
         return pd.DataFrame(rows, columns=columns)
 
     # -- keeping
 
     def save(self, file: str | os.PathLike[str]) -> Path:
-        """Write what is known, and the history, as JSON; the file is there whole or not at all.
+        """Write what is known, the history and the examples as JSON; the file is there whole or not at all.
 
         Raises LLMValidationError data.file.
         """
         with self._lock:
-            evidence, history = self._evidence, tuple(self._history)
-        return write_state(file, evidence, history)
+            state = State(self._evidence, tuple(self._history), {t: index.shots for t, index in self._shots.items()})
+        return write_state(file, state)
 
     def load(self, file: str | os.PathLike[str]) -> QueryOptimizer:
         """The optimizer itself, with what a file of `save` knows in the place of what it knew.
 
         Raises LLMValidationError data.file, validation.patterns; then nothing is changed.
         """
-        evidence, history = read_state(file)
+        state = read_state(file)
+        shots = {task: ExampleIndex.of(held, limit=self.max_history) for task, held in state.shots.items()}
         with self._lock:
-            self._evidence = evidence
-            self._history = deque(history, maxlen=self.max_history)
-            shots = [_shot(outcome) for outcome in self._history if outcome.answer and outcome.answer.strip()]
-            self._shots = ExampleIndex.of(shots, limit=self.max_history)
+            self._evidence, self._shots = state.evidence, shots
+            self._history = deque(state.history, maxlen=self.max_history)
         return self
 
     def close(self) -> None:
@@ -352,20 +394,20 @@ def _context(model: str, task: str, group: str | None, resolve: Callable[[str], 
             code="validation.task",
             next_step="choose one of these, or leave it out to have it told from the query",
         )
-    for name, value in (("model", model), ("group", group)):
-        if value is not None and not isinstance(value, str):
-            raise LLMValidationError(
-                f"{name} is a {type(value).__name__}, not a text",
-                code=f"validation.{name}",
-                next_step="pass its name, or leave it out",
-            )
-    return Context(resolve(model) if model else "", task, group or "")
+    _check_text("model", model)
+    if group is not None:
+        _check_text("group", group)
+    return Context(clean_text(resolve(model)) if model else "", task, clean_text(group or ""))
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise LLMValidationError(
+            f"{name} is a {type(value).__name__}, not a text",
+            code=f"validation.{name}",
+            next_step="pass its name, or leave it out",
+        )
 
 
 def _shot(outcome: Outcome) -> Shot:
     return Shot(item_id=outcome.item_id, prompt=outcome.query, answer=outcome.answer or "", quality=outcome.quality)
-
-
-def _examples(shots: ExampleIndex, query: str, item_id: str | None) -> tuple[Example, ...]:
-    chosen = select(shots, query, k=EXAMPLES, item_id=item_id).chosen
-    return tuple(Example(prompt=c.shot.prompt, answer=c.shot.answer) for c in chosen)

@@ -19,7 +19,13 @@ NEEDS_EXAMPLES = "exemplify"
 
 def styles_of(rewrites: Sequence[str]) -> tuple[str, ...]:
     """`unchanged`, which everything is compared with, and the strategies. Raises LLMValidationError."""
-    given = (rewrites,) if isinstance(rewrites, str) else tuple(rewrites)
+    given = (rewrites,) if isinstance(rewrites, str) else rewrites
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise LLMValidationError(
+            f"rewrites are {rewrites!r:.60}, not a list of strategies",
+            code="validation.strategy",
+            next_step="pass a list such as ['step_by_step', 'concise']",
+        )
     wanted = check_strategies([name for name in given if name != UNCHANGED])
     if NEEDS_EXAMPLES in wanted:
         raise LLMValidationError(
@@ -30,20 +36,26 @@ def styles_of(rewrites: Sequence[str]) -> tuple[str, ...]:
     return (UNCHANGED, *wanted)
 
 
-def in_styles(suite: Suite, members: Sequence[Member], rewrites: Sequence[str]) -> tuple[Suite, list[Member]]:
+def in_styles(suite: Suite, members: Sequence[Member], styles: Sequence[str]) -> tuple[Suite, list[Member]]:
     """The suite with the prompts of every strategy, and every member once for each and once unchanged, as MODEL/STYLE.
 
     A strategy that finds nothing to change in a prompt asks it as it is. Simulated models do not read prompts: they
-    know the rewritten ones as they know the items. Raises LLMValidationError validation.strategy, and
-    validation.rewrites for recorded models.
+    know the rewritten ones as they know the items. Raises LLMValidationError validation.rewrites for recorded models,
+    and for simulated ones inside other objects.
     """
-    styles = styles_of(rewrites)
     if recorded := next((m.name for m in members if m.recorded_as is not None), None):
         raise LLMValidationError(
             f"{recorded} was recorded: what it would answer to a rewritten prompt is not known",
             code="validation.rewrites",
             next_step="name live or simulated models, or run the recording's own prompt styles without rewrites",
         )
+    for member in members:
+        if member.model.name.startswith("simulated:") and not isinstance(member.model, SimulatedModel):
+            raise LLMValidationError(
+                f"{member.name} is a {type(member.model).__name__}: a simulated model inside it cannot be told the style",
+                code="validation.rewrites",
+                next_step="name the simulated model itself, or give the object another name",
+            )
     prompts = {style: {item.item_id: _asked(item.prompt, style, item.task) for item in suite.items} for style in styles}
     found = [
         replace(m, name=f"{m.name}/{s}", style=s, model=_knowing(m, s, prompts[s])) for m in members for s in styles

@@ -30,7 +30,7 @@ from workbench.session.magic import remember
 from workbench.session.places import default_log
 from workbench.session.resolve import Named, members_of, source_of
 from workbench.session.resume import interrupted, plan_again
-from workbench.session.rewrites import in_styles
+from workbench.session.rewrites import in_styles, styles_of
 from workbench.session.run import Run
 from workbench.session.settings import Loaded, load_settings
 from workbench.session.suites import find_suite
@@ -329,8 +329,9 @@ class Workbench:
             profiles=self._profiles(),
             live=lambda: self.live,
         )
-        if rewrites:
-            suite, members = in_styles(suite, members, rewrites)
+        styles = styles_of(rewrites) if rewrites else ()
+        if styles:
+            suite, members = in_styles(suite, members, styles)
         sources = sorted({source_of(m) for m in members})
         return Plan(
             run_id=self._new_run_id(suite.name),
@@ -345,7 +346,7 @@ class Workbench:
                 members=[member_spec(m) for m in members],
                 concurrency=concurrency,
                 only_score_kind=score_kind,
-                rewrites=list(rewrites),
+                rewrites=list(styles[1:]),
             ),
             concurrency=concurrency,
         )

@@ -142,10 +142,11 @@ def learn_online(
             code="validation.config",
             next_step=f"use a whole number from 1 to {MOST_ORDERS}",
         )
-    groups = [table.groups[i] if table.groups else "" for i in found.rows]
-    contexts = [
-        Context(found.name, table.tasks[i], g if grouped else "") for i, g in zip(found.rows, groups, strict=True)
-    ]
+    told = [table.groups[i] if table.groups else "" for i in found.rows]
+    tasks = [table.tasks[i] for i in found.rows]
+    contexts = [Context(found.name, task, g if grouped else "") for task, g in zip(tasks, told, strict=True)]
+    # A group is one of a task type: what is predicted for one type says nothing of another.
+    groups = told if len(set(tasks)) == 1 else [f"{task}: {g}" for task, g in zip(tasks, told, strict=True)]
     policy, rng = ChooseStrategy(caution=caution), drawn_by(seed)
     courses = [_course(scores, found.styles, contexts, policy, rng) for _ in range(orders)]
     return _found(

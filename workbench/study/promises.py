@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.study.found import Rows
-from workbench.study.stats import SPLITS, check_splits, half_splits
+from workbench.study.found import Rows, check_given
+from workbench.study.stats import SPLITS, check_splits, drawn_by, half_splits
 from workbench.study.styles import Styled, has_styles, styled
 from workbench.study.table import Floats, RunTable
 from workbench.study.timings import Estimate
@@ -57,6 +57,9 @@ def promises(tables: Sequence[RunTable], *, splits: int = SPLITS, seed: int = 0)
     Raises LLMValidationError data.no_scores, stats.splits.
     """
     check_splits(splits)
+    drawn_by(seed)
+    for table in tables:
+        check_given(table)
     found: list[Promise] = []
     seen = ", ".join(sorted({f"{t.name} ({'+'.join(sorted(set(t.tasks)))})" for t in tables})) or "none"
     for task, claimed in CLAIMS.items():
@@ -75,7 +78,7 @@ def _tested(task: str, claimed: float, table: RunTable, *, splits: int, seed: in
     for pool in [*pools, *([model] for model in models)]:
         gains = _relative([np.column_stack(list(model.scores.values())) for model in pool], splits=splits, seed=seed)
         told, gain, why = _verdict(claimed, gains)
-        if "simulated" in table.source:
+        if any(model.name.startswith("simulated:") for model in pool):
             told, why = "not testable", "simulated models do not read prompts: what a style gains is declared"
         rows.append(
             Promise(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from workbench.decide.evidence import UNCHANGED
 from workbench.decide.weights import closest
 from workbench.errors import LLMValidationError
-from workbench.study.found import Found, Rows, estimates, found_in, sign_flip
+from workbench.study.found import Found, Rows, check_given, estimates, found_in, sign_flip
 from workbench.study.stats import SAMPLES, SPLITS, Verdict, check_splits, half_splits, holm, mcnemar
 from workbench.study.table import Floats, RunTable
 from workbench.study.timings import Estimate
@@ -104,6 +104,7 @@ def styled(table: RunTable, base: str | None = None) -> tuple[Styled, ...]:
     Raises LLMValidationError validation.styles where no model has two styles, or none has that base; data.no_scores,
     data.no_answers.
     """
+    check_given(table)
     several = {model: styles for model, styles in _places(table).items() if len(styles) > 1}
     known = sorted({style for styles in several.values() for style in styles})
     if not several or (base is not None and base not in known):
