@@ -85,7 +85,7 @@ def test_gains_show_themselves(gains: StyleGains):
     """A table with the largest gain first, its source, a frame, and a figure."""
     lines = repr(gains).splitlines()
     assert "8 items, source: recorded" in lines[0]
-    assert [line.split()[4] for line in lines[3:6]] == ["all", "sum", "word"]
+    assert [line.split()[0] for line in lines[3:6]] == ["all", "sum", "word"]
     assert "<table" in gains._repr_html_()
     frame = gains.df()
     assert list(frame["gain"]) == [0.375, 1.0, -0.25]

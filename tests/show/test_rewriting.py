@@ -55,10 +55,17 @@ def test_long_queries_are_cut_with_their_length() -> None:
 
 
 def test_an_unchanged_query_says_so() -> None:
-    """Without a difference, and with the probability that nothing is better."""
+    """Without a difference, and with the probability that this is the best choice."""
     made = rewritten("Why?", "Why?", strategies=(), estimated_quality_gain=0.0)
-    assert rewrite_text(made).startswith(f"{UNCHANGED} (general): no gain predicted")
+    told = "no gain predicted; probability that leaving it unchanged is best 0.80"
+    assert rewrite_text(made).startswith(f"{UNCHANGED} (general): {told}\n")
     assert "<ins>" not in rewrite_html(made)
+
+
+def test_that_it_was_tried_is_said_once() -> None:
+    """By the reason of the choice, and not by the predicted gain as well."""
+    made = rewritten("Why?", "Say why.", explored=True, reasons=("simplify +0.100: tried, to learn about it",))
+    assert rewrite_text(made).count("tried") == rewrite_html(made).count("tried") == 1
 
 
 def test_the_table_has_what_was_told_and_what_is_expected() -> None:
@@ -68,6 +75,22 @@ def test_the_table_has_what_was_told_and_what_is_expected() -> None:
         evidence = evidence.tell(Telling(Context("", "general", ""), strategy, quality), Tell(discount=1.0))
     rows = {row[3]: row for row in patterns_table(evidence).rows}
     assert rows["verbose"][:6] == ("any", "general", "-", "verbose", "2", "0.750")
-    assert rows[UNCHANGED][5:] == ("0.500", "-", "-", "-")
+    assert rows[UNCHANGED][5:] == ("0.500", "-", "-", "-", "unknown")
     only = Evidence().tell(Telling(Context("m", "general", "g"), "verbose", 1.0), Tell())
     assert [row[3] for row in patterns_table(only).rows] == ["verbose"]
+
+
+def test_the_table_says_what_its_numbers_are_worth() -> None:
+    """How often intervals held is told below; one telling is one, and of all of them older ones count less."""
+    evidence = Evidence()
+    captions = []
+    for _ in range(3):
+        evidence = evidence.tell(Telling(Context("", "general", ""), "verbose", 1.0), Tell(discount=0.5))
+        captions.append(patterns_table(evidence).caption)
+    assert [caption.partition(":")[0] for caption in captions] == [
+        "What 1 telling says", "What 2 tellings say", "What 3 tellings say",
+    ]  # fmt: skip
+    table = patterns_table(evidence)
+    assert table.columns[4] == "told (discounted)"
+    assert table.rows[0][4] == "2"  # 1 + 1/2 + 1/4, rounded
+    assert "85 to 91 % of cases" in table.notes[-1]

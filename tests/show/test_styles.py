@@ -79,7 +79,8 @@ TWO = found(WHOLE, WORSE, *GROUPS)
 
 
 def title(figure: go.Figure) -> str:
-    return str(figure.layout.title.text)
+    """Title and caption, as if on one line."""
+    return str(figure.layout.title.text).replace("</sub><br><sub>", " ")
 
 
 # --- gains of styles ------------------------------------------------------------------------------------
@@ -95,21 +96,21 @@ def test_groups_are_counted_before_and_after_the_correction():
 
 
 def test_the_table_has_all_items_first_and_then_the_groups_by_gain():
-    """From base to style, in points, with the interval, both p-values and the verdict."""
+    """From base to style, in points, with the verdict, the interval and both p-values."""
     table = style_gains_table(GAINS)
+    assert table.columns == ("group", "items", "score", "gain", "verdict", "95 % interval", "p", "p (Holm)")
     assert table.rows[0] == (
-        "m", "direct → cot", "all items", "40", "0.5000 → 0.6250", "+12.5", "[+5.0, +20.0]", "<0.0001", "<0.0001",
-        "better",
+        "all items", "40", "0.5000 → 0.6250", "+12.5", "better", "[+5.0, +20.0]", "<0.0001", "<0.0001"
     )  # fmt: skip
-    assert [(row[2], row[5], row[7], row[8], row[9]) for row in table.rows[1:]] == [
-        ("b", "+40.0", "0.0400", "0.1200", "cannot tell"),
-        ("a", "+30.0", "0.0100", "0.0400", "better"),
-        ("d", "+0.0", "1.0000", "1.0000", "cannot tell"),
-        ("c", "-20.0", "0.0300", "0.0900", "cannot tell"),
+    assert [(row[0], row[3], row[4], row[6], row[7]) for row in table.rows[1:]] == [
+        ("b", "+40.0", "cannot tell", "0.0400", "0.1200"),
+        ("a", "+30.0", "better", "0.0100", "0.0400"),
+        ("d", "+0.0", "cannot tell", "1.0000", "1.0000"),
+        ("c", "-20.0", "cannot tell", "0.0300", "0.0900"),
     ]
     assert table.caption == (
-        "n: prompt styles against the base style, 40 items (2 left out), source: recorded, 70 samples, seed 3. "
-        "Gains in points."
+        "n: prompt styles against the base style, m, direct → cot, 40 items (2 left out), source: recorded, "
+        "70 samples, seed 3. Gains in points."
     )
     assert "m, direct → cot: of 4 groups 2 better and 1 worse by p; 1 better and 0 worse by p (Holm)." in table.notes
 
@@ -119,6 +120,23 @@ def test_every_style_has_its_own_groups_below_it():
     assert [(row[0], row[2]) for row in style_gains_table(TWO).rows] == [
         ("m", "all items"), ("m", "b"), ("m", "a"), ("m", "d"), ("m", "c"), ("n", "all items"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "first"),
+    [
+        (GAINS, "m, direct → cot, ", "group"),
+        (found(WHOLE, replace(WHOLE, style="brief")), "m, ", "style"),
+        (found(WHOLE, replace(WHOLE, model="n")), "", "model"),
+    ],
+    ids=["one style", "one model", "two models"],
+)
+def test_what_every_row_would_repeat_stands_in_the_caption(rows: Found[StyleGain], said: str, first: str):
+    """A model alone, and with its only style; several models keep both columns."""
+    table = style_gains_table(rows)
+    assert table.caption.startswith(f"n: prompt styles against the base style, {said}40 items")
+    assert table.columns[0] == first
+    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 @pytest.mark.parametrize(
@@ -138,24 +156,24 @@ def test_the_notes_name_the_test_and_the_family(rows: Found[StyleGain], told: st
 def test_a_group_called_all_is_a_group():
     """The row of all items is the first of its model and style, not the one of that name."""
     table = style_gains_table(found(WHOLE, replace(GROUPS[0], group="all")))
-    assert [row[2] for row in table.rows] == ["all items", "all"]
+    assert [row[0] for row in table.rows] == ["all items", "all"]
 
 
 def test_what_has_no_name_and_no_interval_is_told():
     """A group of one item: nothing is left blank, and NaN is not shown."""
     bare = replace(GROUPS[0], group="", items=1, gain=estimate(1.0, NAN, NAN))
     row = style_gains_table(found(WHOLE, bare)).rows[1]
-    assert (row[2], row[6]) == ("(none)", "-")
+    assert (row[0], row[5]) == ("(none)", "-")
 
 
 def test_graded_gains_keep_their_unit():
     """Three decimals in the unit of the score, in the table and in the figure."""
     graded = replace(TWO, unit="preference")
-    assert style_gains_table(graded).rows[0][4:7] == ("0.500 → 0.625", "+0.125", "[+0.050, +0.200]")
+    assert style_gains_table(graded).rows[0][4:8] == ("0.500 → 0.625", "+0.125", "better", "[+0.050, +0.200]")
     assert "Gains in preference." in style_gains_table(graded).caption
     assert style_values(graded)[0].marks[0].value == 0.125
     axes = [axis.title.text for axis in plot_style_gains(graded).select_xaxes() if axis.title.text]
-    assert axes == ["gain over the base style in preference (right of 0: the style is better)"]
+    assert axes == ["gain over the base style in preference<br>(right of 0: the style is better)"]
     assert "+0.125 [+0.050, +0.200]" in {a.text for a in plot_style_gains(graded).layout.annotations}
 
 
@@ -276,7 +294,23 @@ def test_claims_stand_beside_what_was_measured():
     )  # fmt: skip
     assert table.notes[:2] == ("(1) no answers.", "(2) measured.")
     assert "over 100 half splits (seed 7)" in table.notes[2]
-    assert table.caption.endswith("source: recorded")
+    assert table.caption.endswith("beside answers, source: recorded")
+
+
+def test_claims_stand_beside_the_source_that_their_answers_have():
+    """Simulated answers are not called recorded."""
+    simulated = [replace(row, source="simulated") for row in PROMISES[1:]]
+    assert promises_table(simulated, splits=100, seed=7).caption.endswith("beside answers, source: simulated")
+    mixed = [*PROMISES, *simulated, replace(PROMISES[1], source="live+recorded")]
+    assert promises_table(mixed, splits=100, seed=7).caption.endswith("source: live+recorded+simulated")
+
+
+def test_claims_without_answers_have_no_empty_columns():
+    """What is left are claim, verdict and reason."""
+    table = promises_table(PROMISES[:1], splits=100, seed=0)
+    assert table.columns == ("claim for", "claimed", "verdict", "why")
+    assert table.rows == (("summarization", "+15 %", "not testable", "(1)"),)
+    assert table.caption.endswith("commonly said to bring, nothing to measure them on")
 
 
 def test_the_note_says_what_a_style_is():
@@ -284,9 +318,7 @@ def test_the_note_says_what_a_style_is():
     tried = "What was tried are the styles of the recordings, and nothing else"
     *_, told = promises_table(PROMISES, splits=100, seed=0).notes
     assert told == f"{tried}; for classeval they are ways of generating a class, not instructions."
-    nothing = promises_table(PROMISES[:1], splits=100, seed=0)
-    assert nothing.notes[-1] == f"{tried}."
-    assert nothing.caption.endswith("source: none")
+    assert promises_table(PROMISES[:1], splits=100, seed=0).notes[-1] == f"{tried}."
 
 
 # --- learning online ------------------------------------------------------------------------------------
@@ -453,6 +485,28 @@ def test_the_reliability_diagram_has_a_diagonal_and_the_error_in_its_title():
     graded = plot_predicted(ONLINE, "preference")
     assert "calibration error 0.030<br>" in title(graded)
     assert graded.layout.yaxis.title.text == "measured gain (preference)"
+
+
+# --- narrow cells ---------------------------------------------------------------------------------------
+
+LONG = "meta-llama/Llama-3.1-70B-Instruct-Turbo"
+LONG_ONLINE = replace(ONLINE, name="alpaca_eval_instructions", model=LONG, styles=("step_by_step", "concise", "simple"))
+NARROW = {
+    "styles": lambda: plot_style_gains(replace(GAINS, name="alpaca_eval_instructions")),
+    "learning": lambda: plot_learning(LONG_ONLINE, "fraction"),
+    "predicted": lambda: plot_predicted(LONG_ONLINE, "fraction"),
+}
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_a_figure_fits_a_narrow_cell(kind: str):
+    """It takes the width it is given. A letter is at most 8.5 pixels wide in a title, and 6.5 in a caption."""
+    figure = NARROW[kind]()
+    assert figure.layout.width is None
+    first, *rest = figure.layout.title.text.split("<br>")
+    assert len(rest) >= 2
+    assert len(first) * 8.5 <= 650
+    assert all(len(line.removeprefix("<sub>").removesuffix("</sub>")) * 6.5 <= 650 for line in rest)
 
 
 # --- hostile labels -------------------------------------------------------------------------------------

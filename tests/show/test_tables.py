@@ -139,6 +139,14 @@ def test_columns_in_which_no_row_says_anything_are_dropped():
     assert (kept.columns, kept.rows, kept.notes) == (("model", "cost"), (("a", "-"), ("b", "0.1")), ("n",))
 
 
+def test_a_shown_table_is_a_data_frame_of_its_texts():
+    """Rows and columns as they are shown; a table without rows keeps its columns."""
+    frame = Shown(PLAIN).df()
+    assert frame.to_dict("records") == [{"model": "a", "score": "0.5"}, {"model": "longer name", "score": "10.25"}]
+    empty = Shown(Table(caption="c", columns=("model", "score"), rows=())).df()
+    assert (len(empty), list(empty.columns)) == (0, ["model", "score"])
+
+
 def test_results_show_text_first():
     """repr is the text of the table, and the list of sentences."""
     assert repr(Shown(PLAIN)) == PLAIN.text()

@@ -14,7 +14,9 @@ from workbench import MajorityVoting, Workbench, show
 from workbench.errors import LLMValidationError
 from workbench.session.run import Run
 from workbench.show.understanding import (
+    LINE,
     LONGEST,
+    TOOLBAR,
     groups_table,
     pair_values,
     plot_pairs,
@@ -23,6 +25,7 @@ from workbench.show.understanding import (
     plot_values,
     reliability_marks,
     spread_marks,
+    titled,
     value_marks,
 )
 from workbench.study.found import (
@@ -76,7 +79,8 @@ DRAWN = {
 
 
 def title(figure: go.Figure) -> str:
-    return str(figure.layout.title.text)
+    """Title and caption, as if on one line."""
+    return str(figure.layout.title.text).replace("</sub><br><sub>", " ")
 
 
 def found(rows: list[Any], **about: Any) -> Found[Any]:
@@ -155,6 +159,20 @@ def test_captions_tell_what_was_left_out_and_how_it_was_drawn():
     pairs = [Pair(first="a", second="b", value=estimate(0.1, 0, 1), items=9, both=1, first_only=2, second_only=3)]
     text = title(plot_pairs(found(pairs, relation="error correlation")))
     assert "9 items (2 left out), source: recorded, 7 samples, seed 3" in text
+
+
+def test_titles_and_captions_are_broken_into_lines_below_the_buttons():
+    """None has more characters than a cell holds; each moves the axes down, and not the title, by a line."""
+    short, long = (
+        titled(go.Figure(), " ".join(["word"] * n), " ".join(["<b>"] * n), body=300, left=50) for n in (1, 40)
+    )
+    first, second, third, *small = long.layout.title.text.split("<br>")  # 15, 15 and 10 words of five characters
+    assert (len(first), len(second), len(third)) == (74, 74, 49)
+    assert small == [f"<sub>{' '.join(['&lt;b&gt;'] * n)}</sub>" for n in (24, 16)]
+    for figure in (short, long):
+        assert (1 - figure.layout.title.y) * figure.layout.height == pytest.approx(TOOLBAR, abs=0.01)
+        assert figure.layout.height - figure.layout.margin.t == 300
+    assert long.layout.margin.t - short.layout.margin.t == 3 * LINE
 
 
 def test_a_heat_map_has_the_numbers_of_the_pairs(results: dict[str, Found[Any]]):

@@ -52,7 +52,7 @@ def in_styles(suite: Suite, members: Sequence[Member], styles: Sequence[str]) ->
     for member in members:
         if member.model.name.startswith("simulated:") and not isinstance(member.model, SimulatedModel):
             raise LLMValidationError(
-                f"{member.name} is a {type(member.model).__name__}: a simulated model inside it cannot be told the style",
+                f"{member.name} is a {type(member.model).__name__}: a simulated model in it cannot be told the style",
                 code="validation.rewrites",
                 next_step="name the simulated model itself, or give the object another name",
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import LLMValidationError
 from workbench.show.plots import BLUE, COLOURS, Mark, ends, plain, rounded
 from workbench.show.tables import Table
-from workbench.show.understanding import _mark, _titled
+from workbench.show.understanding import mark, scale, titled
 from workbench.study.online import LateGroup, Online
 from workbench.study.summary import difference, interval, unit_name
 from workbench.study.timings import Estimate
@@ -134,7 +134,7 @@ def curve_values(found: Online, unit: str) -> list[tuple[int, float]]:
     n = len(found.curve)
     step = -(-n // MOST_POINTS)
     places = sorted({*range(step, n + 1, step), n})
-    return [(k, rounded(found.curve[k - 1] * _scale(unit))) for k in places]
+    return [(k, rounded(found.curve[k - 1] * scale(unit))) for k in places]
 
 
 def plot_learning(found: Online, unit: str) -> go.Figure:
@@ -142,8 +142,8 @@ def plot_learning(found: Online, unit: str) -> go.Figure:
     import plotly.graph_objects as go
 
     curve, points = curve_values(found, unit), plain(unit_name(unit))
-    always = rounded(found.always * _scale(unit))
-    whole = _mark("all items", found.gain, _scale(unit), group="all items", note="")
+    always = rounded(found.always * scale(unit))
+    whole = mark("all items", found.gain, scale(unit), group="all items", note="")
     figure = go.Figure()
     levels = {_always(found): (always, COLOURS["better"], "dash"), f"always {found.base}": (0.0, "#444", "dot")}
     for name, (height, colour, dash) in levels.items():
@@ -166,14 +166,14 @@ def plot_learning(found: Online, unit: str) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title_text="items so far", range=[0, rounded(found.items * 1.02)], zeroline=False)
     figure.update_yaxes(title_text=f"mean gain so far<br>({points})", zeroline=False)
-    return _titled(figure, f"Learning online: {found.name}", _about(found), height=520, left=100)
+    return titled(figure, f"Learning online: {found.name}", _about(found), body=430, left=100)
 
 
 def gain_marks(found: Online, unit: str) -> list[Mark]:
     """Measured gain of each bin of predictions, with its interval; the label is the mean predicted gain."""
-    scale = _scale(unit)
+    factor = scale(unit)
     return [
-        _mark(str(rounded(b.predicted * scale)), b.measured, scale, group="95 % bootstrap", note=f"{b.items} items")
+        mark(str(rounded(b.predicted * factor)), b.measured, factor, group="95 % bootstrap", note=f"{b.items} items")
         for b in found.bins
     ]
 
@@ -202,15 +202,10 @@ def plot_predicted(found: Online, unit: str) -> go.Figure:
     figure.update_xaxes(title_text=f"predicted gain ({points})", **axis)
     figure.update_yaxes(title_text=f"measured gain ({points})", **axis)
     title = f"Predicted gain, {found.name}: calibration error {_error(found, unit)}"
-    caption = f"Second half: {_about(found)}"
-    return _titled(figure, title, caption, height=640, left=80).update_layout(width=920)
+    return titled(figure, title, f"Second half: {_about(found)}", body=550, left=80)
 
 
 # -- what they share
-
-
-def _scale(unit: str) -> float:
-    return 100.0 if unit == "fraction" else 1.0
 
 
 def _always(found: Online) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.errors import LLMValidationError
 from workbench.show.plots import COLOURS, Mark, ends, plain, rounded
-from workbench.show.tables import Table
-from workbench.show.understanding import SYMBOLS, _caption, _mark, _scale, _titled
+from workbench.show.tables import Table, without_blank
+from workbench.show.understanding import SYMBOLS, caption, mark, scale, titled
 from workbench.study.found import Found
 from workbench.study.promises import Promise
 from workbench.study.stats import verdict
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Row = TypeVar("Row")
-COLUMNS = ("model", "style", "group", "items", "score", "gain", "95 % interval", "p", "p (Holm)", "verdict")
+COLUMNS = ("model", "style", "group", "items", "score", "gain", "verdict", "95 % interval", "p", "p (Holm)")
 CHOSEN = ("model", "rule", "gain", "2.5 to 97.5 %", "verdict", "share of the items by style")
 PROMISED = ("claim for", "claimed", "verdict", "why", "measured", "2.5 to 97.5 %", "models", "items", "recording",
             "source", "styles tried")  # fmt: skip
 TESTS = {"mcnemar": "McNemar's exact test", "sign_flip": "the sign-flip test"}
 # Recordings whose styles are no ways of wording a prompt.
 OTHER_STYLES = {"classeval": "ways of generating a class, not instructions"}
-ROW, GAP, TOP, BOTTOM = 24, 58, 104, 90  # pixels: a mark, between panels, title, legend
+ROW, GAP, BOTTOM = 24, 58, 130  # pixels: a mark, between panels, axis title and legend
 LONGEST = 52  # characters of a name beside an axis
 
 
@@ -79,7 +79,10 @@ def count_groups(found: Found[StyleGain]) -> tuple[GroupCount, ...]:
 
 
 def style_gains_table(gains: Any) -> Table:
-    """Every style of every model on all items, and under it its groups, the largest gain first."""
+    """Every style of every model on all items, and under it its groups, the largest gain first.
+
+    A model, and its only style, that every row would repeat stand in the caption.
+    """
     found = _found(gains, StyleGain)
     unit, pairs = found.unit, _pairs(found)
     tests = " or ".join(TESTS[test] for test in TESTS if any(row.test == test for row in found))
@@ -92,10 +95,13 @@ def style_gains_table(gains: Any) -> Table:
         f"{c.better_holm} better and {c.worse_holm} worse by p (Holm)."
         for c in count_groups(found)
     )
+    rows = [_told(row, unit, whole=at == 0) for pair in pairs for at, row in enumerate(pair)]
+    same = 2 if len(pairs) == 1 else int(len({row.model for row in found}) == 1)
+    about = ", ".join(["prompt styles against the base style", *rows[0][:same], caption(found)])
     return Table(
-        caption=f"{found.name}: prompt styles against the base style, {_caption(found)}. Gains in {unit_name(unit)}.",
-        columns=COLUMNS,
-        rows=tuple(_told(row, unit, whole=at == 0) for pair in pairs for at, row in enumerate(pair)),
+        caption=f"{found.name}: {about}. Gains in {unit_name(unit)}.",
+        columns=COLUMNS[same:],
+        rows=tuple(row[same:] for row in rows),
         numeric=frozenset({"items", "gain", "95 % interval", "p", "p (Holm)"}),
         notes=(
             "Score: mean of the base → mean of the style, on the items scored in every style. Bootstrap intervals.",
@@ -109,8 +115,8 @@ def _told(row: StyleGain, unit: str, *, whole: bool) -> tuple[str, ...]:
     return (
         row.model, f"{row.base} → {row.style}", "all items" if whole else row.group or "(none)", str(row.items),
         f"{number(row.base_score, unit)} → {number(row.score, unit)}", difference(row.gain.value, unit),
-        "-" if isnan(row.gain.low) else interval(row.gain.low, row.gain.high, unit),
-        _p(row.p_value), _p(row.p_holm), row.verdict,
+        row.verdict, "-" if isnan(row.gain.low) else interval(row.gain.low, row.gain.high, unit),
+        _p(row.p_value), _p(row.p_holm),
     )  # fmt: skip
 
 
@@ -147,13 +153,13 @@ def style_values(found: Found[StyleGain]) -> list[Forest]:
 
     Gains in points for 0/1 scores, else in the score's own unit; a mark's group is its verdict.
     """
-    pairs, unit, scale = _pairs(found), unit_name(found.unit), _scale(found)
+    pairs, unit, factor = _pairs(found), unit_name(found.unit), scale(found.unit)
     grouped = [pair for pair in pairs if len(pair) > 1]
     panels = []
     if len(pairs) > 1 or not grouped:
         bases = {whole.base for whole, *_ in pairs}
         labels = [f"{w.model}: {w.style if len(bases) == 1 else f'{w.base} → {w.style}'}" for w, *_ in pairs]
-        marks = tuple(_marked(label, pair[0], scale) for label, pair in zip(labels, pairs, strict=True))
+        marks = tuple(_marked(label, pair[0], factor) for label, pair in zip(labels, pairs, strict=True))
         title = f"all items, against {bases.pop()}" if len(bases) == 1 else "all items"
         panels.append(Forest(title=title, unit=unit, grouped=False, marks=marks))
     for whole, *groups in grouped:
@@ -163,15 +169,15 @@ def style_values(found: Found[StyleGain]) -> list[Forest]:
                 title=f"{whole.model}: {whole.style} against {whole.base}",
                 unit=unit,
                 grouped=True,
-                marks=tuple(_marked(label, row, scale) for label, row in named),
+                marks=tuple(_marked(label, row, factor) for label, row in named),
             )
         )
     return panels
 
 
-def _marked(label: str, row: StyleGain, scale: float) -> Mark:
+def _marked(label: str, row: StyleGain, factor: float) -> Mark:
     note = f"{row.items} items, {row.base_score:.4f} → {row.score:.4f}, p {_p(row.p_value)}, Holm {_p(row.p_holm)}"
-    return _mark(label, row.gain, scale, group=row.verdict, note=note)
+    return mark(label, row.gain, factor, group=row.verdict, note=note)
 
 
 def plot_style_gains(gains: Any) -> go.Figure:
@@ -190,7 +196,9 @@ def plot_style_gains(gains: Any) -> go.Figure:
         row_heights=heights,
         vertical_spacing=GAP / drawn if len(panels) > 1 else 0.0,
     )
-    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
+    labels = [m.label for panel in panels for m in panel.marks]
+    left = 30 + 7 * min(max(map(len, labels)), LONGEST)
+    figure.update_annotations(x=0, xanchor="left", xshift=10 - left, font={"size": 13})
     seen: set[str] = set()
     for at, panel in enumerate(panels, start=1):
         _draw(figure, panel, at, seen)
@@ -200,16 +208,12 @@ def plot_style_gains(gains: Any) -> go.Figure:
         range=[rounded(min(reached) - edge), rounded(max(reached) + edge)], zeroline=False, showticklabels=True
     )
     figure.update_xaxes(
-        title_text=f"gain over the base style in {plain(panels[0].unit)} (right of 0: the style is better)",
+        title_text=f"gain over the base style in {plain(panels[0].unit)}<br>(right of 0: the style is better)",
         row=len(panels),
     )
-    labels = [mark.label for panel in panels for mark in panel.marks]
-    caption = f"{_caption(found)}; bars: 95 % bootstrap over items; colour and marker: p (Holm) at 5 %"
-    title = f"What prompt styles gain: {found.name}"
-    figure = _titled(
-        figure, title, caption, height=drawn + TOP + BOTTOM, left=30 + 7 * min(max(map(len, labels)), LONGEST)
-    )
-    return figure.update_layout(margin={"r": 170, "t": TOP, "b": BOTTOM})
+    about = f"{caption(found)}; bars: 95 % bootstrap over items; colour and marker: p (Holm) at 5 %"
+    figure = titled(figure, f"What prompt styles gain: {found.name}", about, body=drawn + BOTTOM, left=left, above=54)
+    return figure.update_layout(margin={"r": 170, "b": BOTTOM})
 
 
 def _draw(figure: go.Figure, panel: Forest, at: int, seen: set[str]) -> None:
@@ -235,16 +239,16 @@ def _draw(figure: go.Figure, panel: Forest, at: int, seen: set[str]) -> None:
     figure.add_vline(x=0, line_width=1, line_dash="dash", line_color="#444", row=at, col=1)
     if panel.grouped:
         figure.add_hline(y=0.5, line_width=1, line_color="#BBB", row=at, col=1)
-    names = [_short(mark.label) for mark in panel.marks]
+    names = [_short(m.label) for m in panel.marks]
     if panel.grouped:
         names[0] = f"<b>{names[0]}</b>"
     figure.update_yaxes(
         tickmode="array", tickvals=list(places), ticktext=names, range=[len(names) - 0.5, -0.5], zeroline=False,
         showgrid=False, row=at, col=1,
     )  # fmt: skip
-    for k, mark in enumerate(panel.marks):
+    for k, m in enumerate(panel.marks):
         figure.add_annotation(
-            text=_beside(mark, panel.unit), x=1.01, xref="x domain", xanchor="left", y=k, showarrow=False,
+            text=_beside(m, panel.unit), x=1.01, xref="x domain", xanchor="left", y=k, showarrow=False,
             font={"size": 12, "color": "#2A3F5F"}, row=at, col=1,
         )  # fmt: skip
 
@@ -255,25 +259,24 @@ def _short(name: str) -> str:
     return plain(name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}")
 
 
-def _beside(mark: Mark, unit: str) -> str:
+def _beside(m: Mark, unit: str) -> str:
     """A mark's numbers as text."""
     digits = 1 if unit == "points" else 3
-    value, low, high = (
-        f"{round(x, digits) + 0.0:+.{digits}f}".replace("-", "−") for x in (mark.value, mark.low, mark.high)
-    )
-    return value if isnan(mark.low) else f"{value} [{low}, {high}]"
+    value, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}".replace("-", "−") for x in (m.value, m.low, m.high))
+    return value if isnan(m.low) else f"{value} [{low}, {high}]"
 
 
 # -- claims
 
 
 def promises_table(found: Sequence[Promise], *, splits: int, seed: int) -> Table:
-    """Claim by claim what is said of rewriting, and what recorded answers show."""
+    """Claim by claim what is said of rewriting, and what answers show; without any, no columns for them."""
     reasons = list(dict.fromkeys(row.reason for row in found))
-    sources = "+".join(sorted({row.source for row in found if row.source})) or "none"
+    sources = "+".join(sorted({source for row in found for source in row.source.split("+") if source}))
     other = [f"for {name} they are {what}" for name, what in OTHER_STYLES.items() if any(r.name == name for r in found)]
-    return Table(
-        caption=f"Gains that rewriting is commonly said to bring, beside recorded answers, source: {sources}",
+    beside = f"beside answers, source: {sources}" if sources else "nothing to measure them on"
+    table = Table(
+        caption=f"Gains that rewriting is commonly said to bring, {beside}",
         columns=PROMISED,
         rows=tuple(
             (
@@ -293,6 +296,7 @@ def promises_table(found: Sequence[Promise], *, splits: int, seed: int) -> Table
             "; ".join(["What was tried are the styles of the recordings, and nothing else", *other]) + ".",
         ),
     )  # fmt: skip
+    return without_blank(table)
 
 
 # -- what they share

@@ -8,6 +8,10 @@ from __future__ import annotations
 import html
 import unicodedata
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,12 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return self.table.html()
+
+    def df(self) -> pd.DataFrame:
+        """The rows as they are shown: every cell a text."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.table.rows), columns=list(self.table.columns))
 
 
 CAPTION = "margin:6px 0 4px;font-weight:600;color:var(--jp-content-font-color1,inherit)"

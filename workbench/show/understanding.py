@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isnan
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.errors import LLMValidationError
 from workbench.show.latency import framed
 from workbench.show.plots import BLUE, COLOURS, ORANGE, Mark, ends, plain, rounded
-from workbench.show.tables import Shown, Table
+from workbench.show.tables import Shown, Table, inline
 from workbench.study.found import (
     ConfidenceBin,
     Found,
@@ -42,6 +43,8 @@ AXES = {"quality": "share of the<br>vote's score ({})", "cost_usd": "share of th
         "latency_ms": "share of the time until<br>the last answer (ms)"}  # fmt: skip
 GROUPS = ("category", "items", "strategy", "score", "delta", "95 % interval", "p", "p (Holm)", "verdict")
 LONGEST = 40  # characters of a name beside an axis
+TITLE, SMALL = 74, 96  # characters of a line of title and of caption, so that a notebook's cell of 650 pixels holds it
+TOOLBAR, LINE = 46, 22  # pixels: from the upper edge to the baseline of the title, below plotly's buttons; to the next
 
 
 # -- pairs
@@ -82,7 +85,7 @@ def plot_pairs(found: Found[Pair]) -> go.Figure:
         "Phi correlation of the errors of two models" if errors else "Share of items on which two models say the same"
     )
     figure = _named(
-        figure, models, found, title=f"{what}: {found.name}", height=150 + 30 * len(models),
+        figure, models, found, title=f"{what}: {found.name}", body=60 + 30 * len(models),
         more="; columns: models by number, the best score first; grey: no value",
     )  # fmt: skip
     return figure.update_layout(
@@ -106,12 +109,12 @@ def _about_pair(p: Pair, errors: bool) -> str:
 
 def value_marks(found: Found[ModelValue]) -> dict[str, list[Mark]]:
     """Shapley and leave-one-out values by measure: points or score, US dollars per 1000 items, milliseconds."""
-    scale = {"quality": _scale(found), "cost_usd": 1e3, "latency_ms": 1.0}
+    factors = {"quality": scale(found.unit), "cost_usd": 1e3, "latency_ms": 1.0}
     made: dict[str, list[Mark]] = {}
     for row in found:
         for group, e in (("Shapley value", row.shapley), ("leave one out", row.leave_one_out)):
-            mark = _mark(row.model, e, scale[row.measure], group=f"{group}, 95 % bootstrap", note=group)
-            made.setdefault(row.measure, []).append(mark)
+            one = mark(row.model, e, factors[row.measure], group=f"{group}, 95 % bootstrap", note=group)
+            made.setdefault(row.measure, []).append(one)
     return made
 
 
@@ -136,7 +139,7 @@ def plot_values(found: Found[ModelValue]) -> go.Figure:
     title = f"What each of {len(models)} models adds to their plain vote: {found.name}"
     nothing = found.about["nothing"]
     more = f"; a vote of nobody is worth {nothing:g}" if nothing else ""
-    return _named(figure, models, found, title=title, height=250 + 34 * len(models), more=more)
+    return _named(figure, models, found, title=title, body=160 + 34 * len(models), more=more)
 
 
 def _bars(marks: Sequence[Mark], *, legend: bool) -> list[Any]:
@@ -162,12 +165,12 @@ def _bars(marks: Sequence[Mark], *, legend: bool) -> list[Any]:
 
 def spread_marks(found: Found[SubPool]) -> list[Mark]:
     """Gain of the vote in each sub-pool, in points or score; the label is its spread, the group what can be told."""
-    scale = _scale(found)
+    factor = scale(found.unit)
     return [
-        _mark(
-            str(rounded(p.spread * scale)),
+        mark(
+            str(rounded(p.spread * factor)),
             p.gain,
-            scale,
+            factor,
             group=verdict(p.gain.low, p.gain.high),
             note=" + ".join(p.models),
         )
@@ -179,11 +182,11 @@ def plot_spread(found: Found[SubPool]) -> go.Figure:
     """Gain of the vote over the best member against the spread of all members; steps: the mean of each bin."""
     import plotly.graph_objects as go
 
-    pools, scale, unit = _rows(found, SubPool), _scale(found), unit_name(found.unit)
+    pools, factor, unit = _rows(found, SubPool), scale(found.unit), unit_name(found.unit)
     marks = spread_marks(found)
     figure = go.Figure()
     widest = max(p.spread for p in pools)
-    _steps(figure, [b for b in spread_bins(found) if b.pools], scale, widest)
+    _steps(figure, [b for b in spread_bins(found) if b.pools], factor, widest)
     for group, symbol in SYMBOLS.items():
         chosen = [m for m in marks if m.group == group]
         points = go.Scatter(
@@ -197,7 +200,7 @@ def plot_spread(found: Found[SubPool]) -> go.Figure:
         figure.add_trace(points)
     figure.add_hline(y=0, line_width=1, line_dash="dash", line_color="#444")
     figure.update_xaxes(
-        title_text=plain(f"best less worst member ({unit})"), range=[0, rounded(widest * scale * 1.03 or 1.0)]
+        title_text=plain(f"best less worst member ({unit})"), range=[0, rounded(widest * factor * 1.03 or 1.0)]
     )
     low, high = min(m.low for m in marks), max(0.0, *(m.high for m in marks))
     room = 0.05 * (high - low) or 1.0
@@ -207,26 +210,24 @@ def plot_spread(found: Found[SubPool]) -> go.Figure:
     size, possible = found.about["size"], found.about["possible"]
     some = f"all {possible}" if possible == len(pools) else f"{len(pools)} of {possible}"
     title = f"When a vote of {size} beats the best of them: {some} sub-pools of {found.name}"
-    return _titled(figure, title, _caption(found) + "; bars: 95 %", height=540, left=80).update_layout(
-        margin={"t": 120}
-    )
+    return titled(figure, title, caption(found) + "; bars: 95 %", body=420, left=80, above=70)
 
 
-def _steps(figure: go.Figure, bins: Sequence[SpreadBin], scale: float, widest: float) -> None:
+def _steps(figure: go.Figure, bins: Sequence[SpreadBin], factor: float, widest: float) -> None:
     import plotly.graph_objects as go
 
     x: list[float | None] = []
     y: list[float | None] = []
     for b in bins:
-        ends = [rounded(b.low * scale), rounded(min(b.high, widest) * scale)]
+        ends = [rounded(b.low * factor), rounded(min(b.high, widest) * factor)]
         x += [*ends, None]
-        y += [rounded(b.mean_gain * scale)] * 2 + [None]
+        y += [rounded(b.mean_gain * factor)] * 2 + [None]
         figure.add_annotation(
             x=rounded(sum(ends) / 2), y=1, yref="paper", yanchor="bottom", showarrow=False, font={"size": 11},
             text=f"{round(b.won * b.pools)} of {b.pools}<br>win",
         )  # fmt: skip
     for before, _ in pairwise(bins):
-        figure.add_vline(x=rounded(before.high * scale), line_width=1, line_dash="dot", line_color="#AAA")
+        figure.add_vline(x=rounded(before.high * factor), line_width=1, line_dash="dot", line_color="#AAA")
     figure.add_trace(
         go.Scatter(name="mean of the bin", mode="lines", x=x, y=y, line={"color": "#000", "width": 3}, hoverinfo="skip")
     )
@@ -237,9 +238,7 @@ def _steps(figure: go.Figure, bins: Sequence[SpreadBin], scale: float, widest: f
 
 def reliability_marks(found: Found[ConfidenceBin]) -> list[Mark]:
     """Share of right answers of each bin with Wilson's interval; the label is the mean confidence."""
-    return [
-        _mark(str(rounded(b.confidence)), b.right, 1.0, group="95 % Wilson", note=f"{b.items} items") for b in found
-    ]
+    return [mark(str(rounded(b.confidence)), b.right, 1.0, group="95 % Wilson", note=f"{b.items} items") for b in found]
 
 
 def plot_reliability(found: Found[ConfidenceBin]) -> go.Figure:
@@ -276,9 +275,9 @@ def plot_reliability(found: Found[ConfidenceBin]) -> go.Figure:
     figure.update_xaxes(title_text="confidence", row=2)
     figure.update_yaxes(title_text="share of items right", range=[0, 1.02], dtick=0.2, row=1)
     figure.update_yaxes(title_text="items", rangemode="tozero", row=2)
-    caption = f"{_caption(found)}; expected calibration error {found.about['expected_calibration_error']:.3f}"
+    about = f"{caption(found)}; expected calibration error {found.about['expected_calibration_error']:.3f}"
     title = f"Confidence of {found.about['strategy']}: {found.name}"
-    return _titled(figure, title, caption, height=600, left=70).update_layout(width=680)
+    return titled(figure, title, about, body=510, left=70).update_layout(width=680)
 
 
 # -- categories
@@ -293,7 +292,7 @@ def groups_table(found: Found[GroupRow], *, models: bool = False) -> Shown:
     rows = [row for row in every if models or row.kind == "merge"] or every
     unit, best = found.unit, found.about["best_single"]
     table = Table(
-        caption=f"{found.name}: {len({r.group for r in rows})} categories, {_caption(found)}. "
+        caption=f"{found.name}: {len({r.group for r in rows})} categories, {caption(found)}. "
         f"Deltas to {best} in {unit_name(unit)}.",
         columns=GROUPS,
         rows=tuple(
@@ -316,19 +315,21 @@ def groups_table(found: Found[GroupRow], *, models: bool = False) -> Shown:
 # -- what they share
 
 
-def _mark(label: str, e: Estimate, scale: float, *, group: str, note: str) -> Mark:
+def mark(label: str, e: Estimate, factor: float, *, group: str, note: str) -> Mark:
+    """An estimate as a figure shows it: times the factor."""
     return Mark(
         label=label,
-        value=rounded(e.value * scale),
-        low=rounded(e.low * scale),
-        high=rounded(e.high * scale),
+        value=rounded(e.value * factor),
+        low=rounded(e.low * factor),
+        high=rounded(e.high * factor),
         group=group,
         note=note,
     )
 
 
-def _scale(found: Found[Any]) -> float:
-    return 100.0 if found.unit == "fraction" else 1.0
+def scale(unit: str) -> float:
+    """What a number is multiplied by: fractions are shown in points, others in their own unit."""
+    return 100.0 if unit == "fraction" else 1.0
 
 
 def _short(name: str) -> str:
@@ -342,17 +343,26 @@ def _left(models: Sequence[str]) -> int:
 
 
 def _named(
-    figure: go.Figure, models: Sequence[str], found: Found[Any], *, title: str, height: int, more: str = ""
+    figure: go.Figure, models: Sequence[str], found: Found[Any], *, title: str, body: int, more: str = ""
 ) -> go.Figure:
-    return _titled(figure, title, _caption(found) + more, height=height, left=_left(models))
+    return titled(figure, title, caption(found) + more, body=body, left=_left(models))
 
 
-def _titled(figure: go.Figure, title: str, caption: str, *, height: int, left: int) -> go.Figure:
-    figure = framed(figure, title, caption, height=height, left=left)
-    return figure.update_layout(title={"y": rounded(1 - 28 / height), "yanchor": "top"}, margin={"t": 92, "b": 110})
+def titled(figure: go.Figure, title: str, about: str, *, body: int, left: int, above: int = 42) -> go.Figure:
+    """The figure with its title and what it rests on below plotly's buttons, on as many lines as 650 pixels need.
+
+    body: height of the axes and what is below them; above: from the last line to the axes; both in pixels.
+    """
+    lines = [plain(line) for line in wrap(inline(title), TITLE, break_on_hyphens=False)]
+    lines += [f"<sub>{plain(line)}</sub>" for line in wrap(inline(about), SMALL, break_on_hyphens=False)]
+    top = TOOLBAR + LINE * (len(lines) - 1) + above
+    figure = framed(figure, title, about, height=top + body, left=left)
+    head = {"text": "<br>".join(lines), "y": rounded(1 - TOOLBAR / (top + body)), "yanchor": "top"}
+    return figure.update_layout(title=head, margin={"t": top, "b": 110})
 
 
-def _caption(found: Found[Any]) -> str:
+def caption(found: Found[Any]) -> str:
+    """What numbers rest on: items, source, and how they were drawn."""
     dropped = f" ({found.items_dropped} left out)" if found.items_dropped else ""
     drawn = f", {found.samples} samples, seed {found.seed}" if found.samples else ""
     return f"{found.items} items{dropped}, source: {found.source}{drawn}"
