@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from workbench.decide.choose import CAUTION, Choice, ChooseStrategy
@@ -47,7 +48,7 @@ class OptimizeQuery:
             choice = self._choice(gains, draws, passed)
             if choice.strategy == UNCHANGED:
                 return _rewrite(query, context, choice, None, passed)
-            done = rewrite(query, choice.strategy, task=context.task, examples=examples)
+            done = _rewritten(query, choice.strategy, context.task, tuple(examples))
             if done.changed:
                 return _rewrite(query, context, choice, done, passed)
             passed.append(choice.strategy)
@@ -61,7 +62,7 @@ class OptimizeQuery:
             return False  # not even if it were alone
         passed: list[str] = []
         while (choice := self._choice(gains, draws, passed)).strategy != strategy:
-            if rewrite(query, choice.strategy, task=context.task).changed:
+            if _rewritten(query, choice.strategy, context.task, ()).changed:
                 return False
             passed.append(choice.strategy)
         return True
@@ -71,6 +72,12 @@ class OptimizeQuery:
         left = [i for i, gain in enumerate(gains) if gain.strategy not in passed]
         drawn = None if draws is None else [draws[0], *(draws[i + 1] for i in left)]
         return ChooseStrategy(caution=self.caution)([gains[i] for i in left], drawn)
+
+
+@lru_cache(maxsize=4)
+def _rewritten(query: str, strategy: str, task: str, examples: tuple[Example, ...]) -> Rewritten:
+    """`rewrite`; whoever asked `comes_to` decides next, and need not wait twice."""
+    return rewrite(query, strategy, task=task, examples=examples)
 
 
 def _rewrite(query: str, context: Context, choice: Choice, done: Rewritten | None, passed: Sequence[str]) -> Rewrite:

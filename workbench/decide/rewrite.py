@@ -21,6 +21,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from workbench.canonical import clean_text
@@ -127,9 +128,15 @@ def _made(text: str, strategy: str, edits: list[Edit], effective: Sequence[str],
 # -- strategies
 
 
+@lru_cache(maxsize=4)
+def _layout(text: str, task: str) -> Layout:
+    """How a prompt is built: strategies that are tried on it one after the other need not look again."""
+    return Layout(text, task)
+
+
 def _step(text: str, strategy: str, task: str, examples: Sequence[Example]) -> tuple[list[Edit], str]:
     """What a strategy does to a text, and why it does not do more."""
-    layout = Layout(text, task)
+    layout = _layout(text, task)
     if strategy == "simplify":
         return _edited(layout, strategy)
     if strategy == "exemplify":

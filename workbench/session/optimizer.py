@@ -20,7 +20,7 @@ from workbench.decide.choose import CAUTION
 from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Gain, Tell, Telling, source_of
 from workbench.decide.examples import ExampleIndex, Shot, select
 from workbench.decide.optimize import OptimizeQuery, check_query, check_strategies
-from workbench.decide.rewrite import STRATEGIES, Example
+from workbench.decide.rewrite import STRATEGIES, Example, rewrite
 from workbench.decide.tasks import Cue, detect
 from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
@@ -39,6 +39,7 @@ MAX_HISTORY = 10_000
 MOST_HISTORY = 1_000_000
 EXAMPLES = 4
 EXEMPLIFY = "exemplify"
+ANY_EXAMPLE = Example(prompt="?", answer="!")
 _NORMAL = NormalDist()
 
 
@@ -234,6 +235,8 @@ class QueryOptimizer:
             return ()
         if not self._policy.comes_to(EXEMPLIFY, query, context, gains, draws):
             return ()
+        if not rewrite(query, EXEMPLIFY, task=context.task, examples=(ANY_EXAMPLE,)).changed:
+            return ()  # no example would be shown, such as in a prompt that has its own
         chosen = select(shots, query, k=EXAMPLES, item_id=item_id).chosen
         return tuple(Example(prompt=c.shot.prompt, answer=c.shot.answer) for c in chosen)
 
