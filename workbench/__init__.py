@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from workbench.act.tracer import get_performance_report as get_performance_report
     from workbench.act.tracer import performance_tracer as performance_tracer
     from workbench.decide.adaptive import AdaptiveWeights as AdaptiveWeights
+    from workbench.decide.assemble import Passage as Passage
+    from workbench.decide.clarity import clarity as clarity
     from workbench.decide.merge import BestOfN as BestOfN
     from workbench.decide.merge import MajorityVoting as MajorityVoting
     from workbench.decide.merge import WeightedConsensus as WeightedConsensus
     from workbench.decide.prompt import PromptTemplate as PromptTemplate
     from workbench.decide.prompt import Slot as Slot
+    from workbench.decide.rewrite import rewrite as rewrite
     from workbench.decide.strategies.auto import Auto as Auto
     from workbench.decide.strategies.cascade import Cascade as Cascade
     from workbench.decide.strategies.fields import FieldWise as FieldWise
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from workbench.decide.strategies.soft import SoftVote as SoftVote
     from workbench.decide.strategies.weighted import LogOdds as LogOdds
     from workbench.decide.strategies.weighted import Stacking as Stacking
+    from workbench.decide.tasks import detect as detect
     from workbench.decide.tokens import TokenCount as TokenCount
     from workbench.errors import LLMError as LLMError
     from workbench.errors import LLMFailoverError as LLMFailoverError
@@ -70,7 +74,7 @@ if TYPE_CHECKING:
     from workbench.session.failover import LLMFailoverHandler as LLMFailoverHandler
     from workbench.session.gains import Gains as Gains
     from workbench.session.metrics import EnsembleMetrics as EnsembleMetrics
-    from workbench.session.optimizer import OptimizedQuery as OptimizedQuery
+    from workbench.session.optimized import OptimizedQuery as OptimizedQuery
     from workbench.session.optimizer import QueryOptimizer as QueryOptimizer
     from workbench.session.prompts import PromptEngineer as PromptEngineer
     from workbench.session.router import LLMRouter as LLMRouter
@@ -113,8 +117,9 @@ _HOMES = {
     "ModelContribution": "workbench.facts",
     "MultiModelEnsembler": "workbench.session.ensembler",
     "OneCoin": "workbench.decide.strategies.latent",
-    "OptimizedQuery": "workbench.session.optimizer",
+    "OptimizedQuery": "workbench.session.optimized",
     "PairwiseJudge": "workbench.act.judge",
+    "Passage": "workbench.decide.assemble",
     "PerformanceMetric": "workbench.act.performance",
     "PerformanceStats": "workbench.act.performance",
     "PerformanceTracer": "workbench.act.tracer",
@@ -136,6 +141,8 @@ _HOMES = {
     "WeightedConsensus": "workbench.decide.merge",
     "Workbench": "workbench.session.workbench",
     "check_health": "workbench.act.aggregate",
+    "clarity": "workbench.decide.clarity",
+    "detect": "workbench.decide.tasks",
     "error_aggregator": "workbench.act.aggregate",
     "error_context": "workbench.act.context",
     "get_performance_report": "workbench.act.tracer",
@@ -143,6 +150,7 @@ _HOMES = {
     "performance_tracer": "workbench.act.tracer",
     "promises_of": "workbench.session.styles",
     "retry_with_backoff": "workbench.act.retry",
+    "rewrite": "workbench.decide.rewrite",
     "safe_execute": "workbench.act.safety",
     "show": "workbench.show",
     "trace_block": "workbench.act.trace",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from study.styled import styled_run
-from workbench import LLMError, LLMValidationError, Profile, QueryOptimizer, Workbench
+from workbench import LLMError, LLMValidationError, Profile, QueryOptimizer, Request, Response, Workbench
 from workbench.act.journal import encode
 from workbench.act.world import MemorySink, World
 from workbench.decide.evidence import UNCHANGED, Context, Gain, Tally, Tell, Telling
@@ -619,3 +619,37 @@ def test_half_a_character_in_a_name_is_one_context(optimizer: QueryOptimizer) ->
     live = optimizer.evidence.rows()
     optimizer.learn_from_log()
     assert optimizer.evidence.rows() == live
+
+
+# -- rewritten by a model
+
+
+class Writer:
+    """A model that answers a request for a rewriting with a text of the test, between the lines it was given."""
+
+    name = "writer"
+
+    def __init__(self, written: str) -> None:
+        self.written = written
+
+    async def complete(self, request: Request) -> Response:
+        *_, begin, _, end = request.prompt.rpartition("[prompt ")[1:] and request.prompt.splitlines()
+        text = f"{begin}\n{self.written}\n{end}"
+        return Response(request_key=request.key, model=self.name, text=text, source="live")
+
+
+@pytest.mark.anyio
+async def test_a_rewriting_by_a_model_passes_the_same_invariants_or_is_rejected(
+    optimizer: QueryOptimizer, log_folder: Path
+) -> None:
+    """The same with other words is taken; a lost number leaves the query as it was, and says so."""
+    asked = "please tell me why ice floats at 3 degrees"
+    kept = await optimizer.rewrite_by_model(asked, Writer("Explain why ice floats at 3 degrees."))
+    assert (kept.changed, kept.text) == (True, "Explain why ice floats at 3 degrees.")
+    lost = await optimizer.rewrite_by_model(asked, Writer("Explain why ice floats."))
+    assert (lost.changed, lost.text) == (False, asked)
+    assert "3" in lost.reason
+    await optimizer.aclose()
+    with closing(Log.open(log_folder)) as log:
+        assert log.rows("select count(*) from decisions where kind = 'rewrite'") == [(2,)]
+        assert ("rewrite_by_model",) in log.rows("select operation from spans where component = 'query_optimizer'")

@@ -6,13 +6,15 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from workbench.act.context import ErrorContext
 from workbench.act.journal import decide
+from workbench.act.rewriter import ModelRewriter
+from workbench.act.simulated import PROFILES
 from workbench.act.trace import span
 from workbench.act.world import World
 from workbench.canonical import clean_text
@@ -20,16 +22,19 @@ from workbench.decide.choose import CAUTION
 from workbench.decide.evidence import DISCOUNT, UNCHANGED, Context, Evidence, Gain, Tell, Telling, source_of
 from workbench.decide.examples import ExampleIndex, Shot, select
 from workbench.decide.optimize import OptimizeQuery, check_query, check_strategies
-from workbench.decide.rewrite import STRATEGIES, Example, rewrite
+from workbench.decide.rewrite import STRATEGIES, Example, Rewritten, rewrite
 from workbench.decide.tasks import Cue, detect
 from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
-from workbench.facts import TASKS, Rewrite
+from workbench.facts import TASKS
 from workbench.session.later import LaterLog
 from workbench.session.learned import Outcome, State, read_state, tellings_of, told_in, write_state
+from workbench.session.live import Live
+from workbench.session.optimized import OptimizedQuery
+from workbench.session.resolve import Named, other_member
 from workbench.session.settings import load_settings
 from workbench.session.styles import Tabled
-from workbench.show.rewriting import patterns_table, rewrite_html, rewrite_text
+from workbench.show.rewriting import patterns_table
 from workbench.show.tables import Shown
 
 if TYPE_CHECKING:
@@ -41,66 +46,6 @@ EXAMPLES = 4
 EXEMPLIFY = "exemplify"
 ANY_EXAMPLE = Example(prompt="?", answer="!")
 _NORMAL = NormalDist()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizedQuery:
-    """A query, what it became and why; shows itself in a notebook.
-
-    rewrite: the decision. context: which queries it learns with. cues: what the task type was told from, empty where
-    it was given. item_id: of the suite item that is asked, if any.
-    """
-
-    rewrite: Rewrite
-    context: Context
-    cues: tuple[Cue, ...] = ()
-    item_id: str | None = None
-
-    @property
-    def original_query(self) -> str:
-        """The query as it was given."""
-        return self.rewrite.original
-
-    @property
-    def optimized_query(self) -> str:
-        """The text to ask; the query itself where it was left unchanged."""
-        return self.rewrite.text
-
-    @property
-    def changed(self) -> bool:
-        """Whether a strategy was applied."""
-        return bool(self.rewrite.strategies)
-
-    @property
-    def strategies(self) -> tuple[str, ...]:
-        """The strategies that were applied; none where the query was left unchanged."""
-        return self.rewrite.strategies
-
-    @property
-    def task_type(self) -> str:
-        """The task type, given or detected."""
-        return self.rewrite.task
-
-    @property
-    def confidence_score(self) -> float:
-        """Probability that this is the better choice than the other one; see facts.Rewrite."""
-        return self.rewrite.confidence_score
-
-    @property
-    def estimated_quality_gain(self) -> float:
-        """Predicted gain in quality, near 0 until something was learned; `.gain_interval` says how sure it is."""
-        return self.rewrite.estimated_quality_gain
-
-    @property
-    def gain_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the predicted gain."""
-        return self.rewrite.gain_low, self.rewrite.gain_high
-
-    def __repr__(self) -> str:
-        return rewrite_text(self.rewrite)
-
-    def _repr_html_(self) -> str:
-        return rewrite_html(self.rewrite, [(cue.task, cue.name, cue.found) for cue in self.cues])
 
 
 class QueryOptimizer:
@@ -150,6 +95,7 @@ class QueryOptimizer:
         self._name = loaded.resolve
         self._log = LaterLog(log, durability=loaded.settings.durability)
         self._world = World.real(self._log) if world is None else world
+        self._live = Live(self._world, loaded=loaded, ledger=self._log.ledger)
         self._evidence = Evidence()
         self._history: deque[Outcome] = deque(maxlen=max_history)
         self._shots: dict[str, ExampleIndex] = {}  # by task type: an example of another kind would mislead
@@ -242,6 +188,23 @@ class QueryOptimizer:
 
     def _draw(self) -> float:
         return _NORMAL.inv_cdf(min(max(self._world.draw(), 1e-12), 1 - 1e-12))
+
+    async def rewrite_by_model(
+        self, query: str, model: Named, *, task: str | None = None, timeout_s: float = 30.0
+    ) -> Rewritten:
+        """The query as a model rewrites it, where that keeps its meaning by invariant; else as it was, with the reason.
+
+        model: a name, a Profile or a Model object. A failing or late model leaves the query as it was too. Raises
+        LLMValidationError validation.query, validation.task; LLMRouterError for an unknown name.
+        """
+        check_query(query)
+        task = detect(query).task if task is None else _context("", task, None, self._name).task
+        member = other_member(model, {}, PROFILES, lambda: self._live)
+        with (
+            ErrorContext("query_optimizer", "rewrite_by_model", world=self._world),
+            span(self._world, "query_optimizer", "rewrite_by_model", {"model": member.name, "task": task}),
+        ):
+            return await ModelRewriter(member.model).rewrite(self._world, query, task=task, timeout_s=timeout_s)
 
     # -- learning
 
@@ -386,8 +349,15 @@ class QueryOptimizer:
         return self
 
     def close(self) -> None:
-        """Let go of the log."""
+        """Let go of the log; connections of live models are closed with their event loop, or by `aclose`."""
         self._log.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop, and let go of the log."""
+        try:
+            await self._live.aclose()
+        finally:
+            self.close()
 
 
 def _context(model: str, task: str, group: str | None, resolve: Callable[[str], str]) -> Context:
