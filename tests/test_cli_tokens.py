@@ -94,6 +94,14 @@ def test_standard_input_is_counted(cli: Callable[..., Said], args: tuple[str, ..
     )
 
 
+def test_standard_input_that_is_named_twice_is_the_same_twice(cli: Callable[..., Said], monkeypatch):
+    """It is read once, and what is left then has no tokens."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"How many?")))
+    one, two = json.loads(cli("count", "-", "-", "--json").out)["counts"]
+    assert one == two
+    assert one["count"] > 0
+
+
 def test_an_exact_count_that_cannot_be_is_exit_2(cli: Callable[..., Said], tmp_path: Path):
     """With the files and the extra that are missing."""
     file = tmp_path / "one.txt"

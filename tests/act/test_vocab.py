@@ -6,11 +6,14 @@ import gzip
 import hashlib
 import http.server
 import inspect
+import os
+import pwd
 import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,6 +257,35 @@ def test_a_packed_file_without_end_is_not_unpacked_to_its_end(small: bytes, tmp_
     assert "is damaged" in file.problem
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(packed: bool, small: bytes, tmp_path: Path):
+    """Reading it would wait for somebody who writes, with the lock that every count needs."""
+    path = tmp_path / vocab.origin_of("o200k_base").files[packed]
+    os.mkfifo(path)
+    [file] = files_of("o200k_base", [tmp_path])
+    assert file.problem == "cannot be read: it is a pipe"
+
+
+def test_a_folder_that_cannot_be_is_told(small: bytes, forgetful: dict[str, Any], tmp_path: Path):
+    """A NUL in its name, half a character, a loop of links."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (Path("a\0b"), Path("/tmp/\ud800"), tmp_path / "loop"):
+        assert "cannot be read" in unavailable(places=[place]).message
+
+
+def test_a_user_without_a_home_can_count(forgetful: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """As in a container whose user is a mere number; only a folder to fetch into has to be named then."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    environ = {"TIKTOKEN_CACHE_DIR": "~nobody-here/x"}
+    assert folders(environ)[:2] == (Path("~nobody-here/x"), Path("~/.cache/workbench/tiktoken"))
+    assert list(files_of("o200k_base", folders(environ)[:2])) == []
+    with pytest.raises(LLMValidationError, match="no home folder") as caught:
+        fetch("o200k_base")
+    assert caught.value.code == "validation.config"
+
+
 @pytest.mark.parametrize("body", ["return {'mergeable_ranks': load_other(url)}", "return open('x')", "return read()"])
 def test_a_tiktoken_that_loads_in_another_way_is_not_let_loose(body: str, monkeypatch: pytest.MonkeyPatch):
     """Its function sees our loader alone: with another one it would reach its cache, or the network."""
@@ -331,9 +363,9 @@ def test_the_default_folder_is_the_first_that_is_looked_in(server: Any, small: b
     assert fetch("o200k_base", base=server.base).path.parent == tmp_path / "named"
 
 
-@pytest.mark.parametrize("broken", ["other", "missing", "short", "silent", "scheme", "nonsense"])
+@pytest.mark.parametrize("broken", ["other", "missing", "short", "silent", "scheme", "nonsense", "no TLS"])
 def test_a_fetch_that_fails_is_typed_and_leaves_no_file(broken: str, server: Any, small: bytes, tmp_path: Path):
-    """Another file, an error of the server, a body cut short, nobody listening, no HTTP, no address."""
+    """Another file, an error of the server, a body cut short, nobody listening, no HTTP, no address, no certificate."""
     server.body = b"<html>Log in</html>" if broken == "other" else small
     server.status = 404 if broken == "missing" else 200
     server.sent = 3 if broken == "short" else None
@@ -341,13 +373,153 @@ def test_a_fetch_that_fails_is_typed_and_leaves_no_file(broken: str, server: Any
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
         server.base = f"http://127.0.0.1:{port}"
-    server.base = {"scheme": tmp_path.as_uri(), "nonsense": "http://[::1"}.get(broken, server.base)
+    elsewhere = {"scheme": tmp_path.as_uri(), "nonsense": "http://[::1", "no TLS": f"https{server.base[4:]}"}
+    server.base = elsewhere.get(broken, server.base)
     with pytest.raises(LLMValidationError if broken == "scheme" else LLMProviderError) as caught:
         fetch("o200k_base", tmp_path / "to", base=server.base)
     codes = {"other": "provider.malformed", "short": "provider.malformed", "scheme": "security.url"}
     assert caught.value.code == codes.get(broken, "provider.connection")
     assert len(caught.value.next_step) <= 160
     assert not (tmp_path / "to").exists()
+
+
+Talk = Callable[[socket.socket, Callable[[], bool]], None]
+
+
+@pytest.fixture
+def liar() -> Iterator[Callable[[Talk], str]]:
+    """A server that says what a function writes; the function is told whether the test is over."""
+    over, threads, taken = threading.Event(), [], []
+
+    def serve(talk: Talk) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        taken.append(listening)
+
+        def answer(connected: socket.socket) -> None:
+            with connected, suppress(OSError):
+                connected.recv(65536)
+                talk(connected, lambda: over.wait(0.01))
+
+        def work() -> None:
+            with suppress(OSError):
+                while True:
+                    threads.append(threading.Thread(target=answer, args=(listening.accept()[0],)))
+                    threads[-1].start()
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/encodings"
+
+    yield serve
+    over.set()
+    for listening in taken:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+    for thread in threads:
+        thread.join()
+
+
+def drip(connected: socket.socket, is_over: Callable[[], bool], head: bytes, piece: bytes) -> None:
+    connected.sendall(head)
+    while not is_over():
+        connected.sendall(piece)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["body", "chunks", "head", "interim"],
+)
+def test_a_fetch_that_drips_has_an_end(head, piece, liar, small: bytes, tmp_path: Path, monkeypatch):
+    """Each piece comes in time, and the whole would take for ever."""
+    monkeypatch.setattr(vocab, "LONGEST_S", 0.2)
+    base = liar(lambda connected, is_over: drip(connected, is_over, head, piece))
+    with pytest.raises(LLMProviderError, match=r"it was not over after 0\.2 s") as caught:
+        fetch("o200k_base", tmp_path / "to", base=base)
+    assert caught.value.code == "provider.connection"
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_fetch_that_is_sent_on_and_on_has_an_end(liar, small: bytes, tmp_path: Path, monkeypatch):
+    """Each redirection is a new connection, and the time is that of all."""
+    monkeypatch.setattr(vocab, "LONGEST_S", 0.2)
+    asked = []
+
+    def elsewhere(connected: socket.socket, is_over: Callable[[], bool]) -> None:
+        asked.append(1)
+        for _ in range(5):
+            is_over()
+        place = f"{base}/{len(asked)}".encode()
+        connected.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + place + b"\r\nContent-Length: 0\r\n\r\n")
+
+    base = liar(elsewhere)
+    with pytest.raises(LLMProviderError, match=r"it was not over after 0\.2 s"):
+        fetch("o200k_base", tmp_path / "to", base=base)
+    assert 1 < len(asked) < 10
+
+
+def test_a_connection_that_is_made_too_late_is_not_used():
+    """The time was over while it was made."""
+    line = vocab._Line()
+    line._cut()
+    with socket.socket() as late, pytest.raises(TimeoutError):
+        line.take(late)
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "file", "data", "gopher"])
+def test_a_fetch_is_sent_to_the_web_alone(scheme: str, liar, small: bytes, tmp_path: Path):
+    """A redirection to another protocol is not followed; on its port nobody is asked."""
+    asked: list[int] = []
+    port = liar(lambda connected, is_over: asked.append(1)).split(":")[2].partition("/")[0]
+    place = f"{scheme}://127.0.0.1:{port}/x".encode()
+    base = liar(lambda c, _: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + place + b"\r\nContent-Length: 0\r\n\r\n"))
+    with pytest.raises(LLMProviderError) as caught:
+        fetch("o200k_base", tmp_path / "to", base=base)
+    assert (caught.value.code, asked) == ("provider.connection", [])
+
+
+@pytest.mark.parametrize(
+    "base", ["https://user:hunter2@o.example/x", "http://hunter2@o.example", "http://", "http:///x", "http://a b/", ""]
+)
+def test_sec_secret_an_address_with_a_password_is_refused(base: str, tmp_path: Path):
+    """Before anybody can quote it: neither the message nor its causes have it; nor is there one without a host."""
+    with pytest.raises(LLMValidationError) as caught:
+        fetch("o200k_base", tmp_path, base=base)
+    assert caught.value.code == "security.url"
+    assert "hunter2" not in caught.value.message
+    assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_a_file_that_cannot_be_put_in_its_place_leaves_no_half(server: Any, small: bytes, tmp_path: Path):
+    """A folder of its name is in the way."""
+    server.body = small
+    path = tmp_path / vocab.origin_of("o200k_base").files[0]
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        fetch("o200k_base", tmp_path, base=server.base)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_may_fetch_at_once(server: Any, small: bytes, tmp_path: Path):
+    """Threads of one process do not write into each other's files."""
+    server.body, found, began = small, [], threading.Barrier(6)
+
+    def ask() -> None:
+        began.wait()
+        found.append(fetch("o200k_base", tmp_path, base=server.base).path.read_bytes())
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [small] * 6
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_fetched_vocabulary_counts(server: Any, real: dict[str, bytes], tmp_path: Path, forgetful: dict[str, Any]):

@@ -102,6 +102,8 @@ def test_a_question_alone_is_one_message():
         ({"question": " \n"}, "validation.query"),
         ({"question": None}, "validation.query"),
         ({"system": 3}, "validation.messages"),
+        ({"system": 0}, "validation.messages"),
+        ({"system": []}, "validation.messages"),
         ({"examples": "ab"}, "validation.messages"),
         ({"examples": ["ab"]}, "validation.messages"),
         ({"examples": [("a", "b", "c")]}, "validation.messages"),
@@ -109,6 +111,7 @@ def test_a_question_alone_is_one_message():
         ({"context": "one"}, "validation.messages"),
         ({"context": [3]}, "validation.messages"),
         ({"context": [Passage(None)]}, "validation.messages"),
+        ({"context": [Passage("a", cut="no")]}, "validation.messages"),
         ({"history": said("user", "a")}, "validation.messages"),
         ({"history": ["a"]}, "validation.messages"),
         ({"history": [said("system", "a")]}, "validation.messages"),
@@ -119,6 +122,66 @@ def test_a_question_alone_is_one_message():
 def test_what_is_no_text_is_refused(options, code):
     """By name, before anything is counted."""
     assert refusal(assemble, **{"question": "why?", **options}).code == code
+
+
+class Odd(str):
+    """A text that says something else when it is formatted, and is equal to every other."""
+
+    def __format__(self, spec: str) -> str:
+        return "formatted"
+
+    def __add__(self, other: str) -> str:
+        return "added"
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def test_what_is_rendered_is_what_is_sent():
+    """Of a subclass of text only its characters, and half a character as U+FFFD, which is what the wire makes of it."""
+    history = [{"role": "assistant", "content": Odd("h\ud800")}, Message(role="user", content=Odd("u"))]
+    parts = assemble(Odd("why?"), system=Odd("s"), examples=[(Odd("q"), "r")], context=[Odd("p")], history=history)
+    chat = fit(parts, None, None, words)
+    assert [m.content for m in chat.messages] == ["s", "q", "r", "h\ufffd", "u", "p\n\nwhy?"]
+    assert all(type(m.content) is type(m.role) is str for m in chat.messages)
+    assert chat.render().startswith("[system]\ns\n\n[user]\nq\n\n[assistant]\nr\n\n[assistant]\nh\ufffd")
+    assert refusal(assemble, "why?", history=[said(Odd("tool"), "a")]).code == "validation.messages"
+
+
+class Unshown:
+    """A value whose repr raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not for you")
+
+
+@pytest.mark.parametrize("value", [10**5000, Unshown()], ids=["huge", "unshown"])
+def test_what_cannot_be_shown_is_refused_like_anything_else(value):
+    """Python prints no whole number of 5,000 digits, and a repr may raise anything."""
+    for options in (
+        {"system": value}, {"examples": [value]}, {"examples": [(value, "a")]}, {"context": [value]},
+        {"history": [value]}, {"history": [said(value, "a")]}, {"history": [said("user", value)]},
+    ):  # fmt: skip
+        assert refusal(assemble, "why?", **options).code == "validation.messages"
+    assert refusal(TokenBudget, value if isinstance(value, Unshown) else -value).code == "validation.budget_tokens"
+    assert refusal(TokenBudget, first=value).code == "validation.budget_tokens"
+    assert refusal(TokenBudget, first=(value, 1, 2)).code == "validation.budget_tokens"
+    found = value if isinstance(value, Unshown) else -value
+    assert refusal(fit, PARTS, 10, 0, lambda _: found).code == "validation.count"
+    assert refusal(fit, PARTS, 10, 0, lambda _: 10**5000).code == "validation.budget_tokens"
+    assert refusal(fit, PARTS, 10, 10**5000, words).code == "validation.budget_tokens"
+
+
+def test_sec_secret_a_refusal_quotes_no_secret():
+    """Where a value is shown, what looks like a key is not."""
+    key = "sk-" + "a1B2c3D4" * 3
+    for options in ({"examples": [key]}, {"history": [said("system", key)]}, {"context": [{"x": key}]}):
+        message = refusal(assemble, "why?", **options).message
+        assert "[redacted]" in message
+        assert key[:10] not in message
 
 
 # -- the budget
@@ -358,9 +421,9 @@ def test_many_turns_take_linear_time():
         history = [said(role, "text") for _ in range(turns) for role in ("user", "assistant")]
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             chat = fit(assemble("why?", history=history), 100, 0, estimated_tokens)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         assert chat.tokens <= 100
         return best
 

@@ -527,9 +527,9 @@ def test_a_difference_of_huge_texts_takes_linear_time(kind):
     def seconds(times: int) -> float:
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             found = diff_texts(before * times, after * times)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
             assert "".join(c.text for c in found.changes if c.kind != "insert") == before * times
         return best
 

@@ -103,7 +103,9 @@ def test_a_decomposed_accent_is_the_same_letter():
 # -- what is refused, and what is not
 
 
-@pytest.mark.parametrize("query", ["", " \n\t ", "\u3000", None, 7, b"Translate"])
+@pytest.mark.parametrize(
+    "query", ["", " \n\t ", "\u3000", None, 7, b"Translate", {0: 10**5000}], ids=lambda q: type(q).__name__
+)
 def test_a_query_of_nothing_is_refused(query: object):
     """Blank, or no text at all."""
     with pytest.raises(LLMValidationError) as caught:

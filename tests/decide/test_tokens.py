@@ -64,10 +64,13 @@ def test_the_most_is_never_less_than_the_estimate(texts):
         ({"generationConfig": {"maxOutputTokens": 300}}, 100, 300),
         ({"max_tokens": 5, "max_completion_tokens": 50}, 100, 50),
         ({"generationConfig": "odd"}, 100, 100),
+        ({"max_tokens": 10**400}, 100, LARGEST),
+        ({"max_tokens": float("inf")}, 100, LARGEST),
+        ({"max_tokens": float("nan")}, 100, 100),
     ],
 )
 def test_the_longest_answer_is_what_the_request_says_or_the_model_allows(params, limit, expected):
-    """Under any of its names; what is no number > 0 says nothing, and two limits count as the larger."""
+    """Under any of its names, below LARGEST; what is no number > 0 says nothing, and of two the larger counts."""
     assert largest_output(params, ModelCard(name="p:m", max_output_tokens=limit)) == expected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -122,15 +123,101 @@ def test_a_band_holds_its_estimate_and_no_more_than_the_bytes(text, family):
     assert bool(text) <= found.low <= found.count <= found.high <= len(text.encode("utf-8", "replace")) + bool(text)
 
 
+ENGLISH = ("that is the way it was " * 9)[:98]
+
+
 def test_letters_beyond_ascii_widen_the_band():
     """From more than one in a hundred characters on; punctuation and emoji are no letters."""
-    plain, other = ["a" * 99, "—" * 100, "😀" * 100, "a" * 98 + "\n世"], ["a" * 98 + "世", "мир" * 40]
+    plain, other = [f"{ENGLISH}a", "—" * 100, "😀" * 100, f"{ENGLISH}\n世"], [f"{ENGLISH}世", "мир" * 40]
     for text in plain:
         found = estimate(text, "o200k_base")
-        assert found.high <= found.count * 1.17 + 3, text
+        assert found.high <= found.count * 1.20 + 3, text
     for text in other:
         found = estimate(text, "o200k_base")
-        assert found.high > found.count * 1.32 + 1, text
+        assert found.high > found.count * 1.65 + 1, text
+
+
+def test_words_that_are_not_english_widen_the_band_upwards():
+    """Other languages in plain ASCII have more tokens a letter; code, data, and what is too short to tell do not."""
+    dutch = "Vat het verslag samen in drie zinnen en behoud alle cijfers."
+    wide = [
+        dutch,
+        "x" * 40,
+        "Zwanzig kleine Ferkel tanzen heute im Stall",
+        dutch.upper(),
+        dutch * 6 + " Have a nice day.",
+    ]
+    narrow = [
+        "Summarise the report in three sentences and keep all figures.", dutch[:39],
+        "for (i = 0; i < n; i++) { a[i] = b[i]; }", "10500000, 11500000, 12500000, 13500000, 14500000",
+        "SUMMARISE THE REPORT AND KEEP ALL FIGURES IN IT.",
+    ]  # fmt: skip
+    for texts, factor in ((wide, 2.2), (narrow, 1.2)):
+        for text in texts:
+            found = estimate(text, "cl100k_base")
+            assert found.high == pytest.approx(found.count * factor + 2, abs=1), text
+            assert found.low == pytest.approx(found.count * 0.82 - 2, abs=1), text
+
+
+# What is asked is the same in each; written for this test, by the codes of ISO 639. No cost was fitted to them.
+PROMPTS = {
+    "af": "Vat die verslag in drie sinne saam en behou al die syfers. Waarom word die lug saans rooi?",
+    "ar": "لخص التقرير في ثلاث جمل مع الاحتفاظ بكل الأرقام. لماذا تصبح السماء حمراء في المساء؟",
+    "cs": "Shrň zprávu do tří vět a zachovej všechna čísla. Proč je nebe večer červené, když je v poledne modré?",
+    "de": "Fasse den Bericht in drei Sätzen zusammen und nenne alle Beträge. Warum ist der Himmel abends rot?",
+    "el": "Συνόψισε την έκθεση σε τρεις προτάσεις και κράτησε όλους τους αριθμούς. Γιατί κοκκινίζει ο ουρανός;",
+    "en": "Summarise the report in three sentences and keep every figure. Why does the sky turn red in the evening?",
+    "es": "Resume el informe en tres frases y conserva todas las cifras. ¿Por qué el cielo se vuelve rojo?",
+    "eu": "Laburtu txostena hiru esalditan eta gorde zenbaki guztiak. Zergatik gorritzen da zerua arratsaldean?",
+    "fr": "Résume cet article en trois phrases sans perdre les chiffres. Pourquoi le ciel devient-il rouge le soir ?",
+    "he": "סכם את הדוח בשלושה משפטים ושמור על כל המספרים. למה השמיים אדומים בערב?",
+    "hi": "रिपोर्ट को तीन वाक्यों में संक्षेप में लिखो और सभी संख्याएँ बनाए रखो। शाम को आसमान लाल क्यों हो जाता है?",
+    "id": "Ringkas laporan ini dalam tiga kalimat dan pertahankan semua angka. Mengapa langit menjadi merah?",
+    "it": "Riassumi la relazione in tre frasi senza perdere le cifre. Perché il cielo diventa rosso la sera?",
+    "ja": "この報告書を三文で要約し、数字はすべて残してください。昼は青い空が夕方に赤くなるのはなぜですか。",
+    "ko": "보고서를 세 문장으로 요약하고 모든 숫자를 유지하세요. 한낮에는 파란 하늘이 저녁에는 왜 붉어지나요?",
+    "nl": "Vat het verslag samen in drie zinnen en behoud alle cijfers. Waarom wordt de lucht 's avonds rood?",
+    "pl": "Streść raport w trzech zdaniach i zachowaj wszystkie liczby. Dlaczego niebo wieczorem robi się czerwone?",
+    "pt": "Resuma o relatório em três frases e mantenha todos os números. Por que o céu fica vermelho ao entardecer?",
+    "ru": "Перескажи отчёт в трёх предложениях и сохрани все числа. Почему небо вечером красное?",
+    "sw": "Fupisha ripoti hii kwa sentensi tatu na uhifadhi namba zote. Kwa nini anga huwa jekundu jioni?",
+    "th": "สรุปรายงานเป็นสามประโยคและคงตัวเลขทั้งหมดไว้ ทำไมท้องฟ้าตอนเย็นจึงเป็นสีแดง",
+    "tr": "Raporu üç cümlede özetle ve bütün sayıları koru. Gökyüzü öğlen maviyken akşam neden kızarır?",
+    "uk": "Перекажи звіт у трьох реченнях і збережи всі числа. Чому небо ввечері червоне?",
+    "vi": "Hãy tóm tắt báo cáo trong ba câu và giữ lại mọi con số. Vì sao bầu trời buổi chiều có màu đỏ?",
+    "zh": "请用三句话总结这份报告，并保留所有数字。为什么中午的天空是蓝色的，傍晚却变成红色？",
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_band_holds_for_nine_of_ten_languages(encoding):
+    """Against exact counts of prompts in 25 languages, by the costs of the encoding and of the families it is in."""
+    try:
+        vocabulary = load(encoding)
+    except LLMValidationError as error:
+        pytest.skip(error.message)
+    for family in (encoding, "openai", "other"):
+        bands = {language: estimate(text, family) for language, text in PROMPTS.items()}
+        outside = [name for name, b in bands.items() if not b.low <= vocabulary.count(PROMPTS[name]) <= b.high]
+        assert len(outside) <= 2, (family, outside)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_band_holds_for_nine_of_ten_pieces_of_code(encoding):
+    """Against exact counts of the modules of Python's own library, from 20 lines in the middle of each."""
+    try:
+        vocabulary = load(encoding)
+    except LLMValidationError as error:
+        pytest.skip(error.message)
+    pieces = []
+    for path in sorted(Path(json.__file__).parent.parent.glob("*.py")):
+        lines = path.read_text("utf-8").splitlines()
+        pieces.append("\n".join(lines[len(lines) // 2 : len(lines) // 2 + 20]))
+    long = [piece for piece in pieces if len(piece) > 200]
+    assert len(long) > 100
+    for family in (encoding, "openai", "other"):
+        found = [(estimate(piece, family), vocabulary.count(piece)) for piece in long]
+        assert np.mean([band.low <= count <= band.high for band, count in found]) >= 0.9, family
 
 
 def test_every_family_has_costs_of_its_own_but_gemini():
@@ -160,12 +247,12 @@ def test_estimates_are_linear_in_the_length_of_hostile_text(unit):
     def best(size: int) -> float:
         text, times = (unit * (size // len(unit) + 1))[:size], []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             estimate(text, "other")
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return min(times)
 
-    assert best(2_000_000) < 4 * best(1_000_000)
+    assert any(best(2_000_000) < 4 * best(1_000_000) + 2e-3 for _ in range(3))  # other work disturbs some milliseconds
 
 
 # -- coverage
@@ -199,12 +286,12 @@ def test_the_band_holds_for_nine_of_ten_prompts_of_every_recording(recordings: P
             found = [estimate(text, family) for text in texts]
             inside = [band.low <= count <= band.high for band, count in zip(found, counts, strict=True)]
             assert np.mean(inside) >= 0.9, (recording, family)
-            # And it says something: no more than 0.45 of the count in width where the vocabulary is known.
+            # And it says something: no more than half of the count in width where the vocabulary is known.
             if family == encoding:
                 width = [
                     (band.high - band.low) / count for band, count in zip(found, counts, strict=True) if count > 50
                 ]
-                assert not width or np.median(width) <= 0.45, recording
+                assert not width or np.median(width) <= 0.5, recording
 
 
 def reported(recordings: Path, model: str) -> list[tuple[str, int]]:
@@ -289,7 +376,18 @@ def test_few_rows_never_narrow_the_band():
 
 @pytest.mark.parametrize(
     ("estimates", "actuals"),
-    [([1], []), ([0], [1]), ([1], [-1]), ([1], [float("nan")]), ([float("inf")], [1]), ([True], [1]), (["1"], [1])],
+    [
+        ([1], []),
+        ([0], [1]),
+        ([1], [-1]),
+        ([1], [float("nan")]),
+        ([float("inf")], [1]),
+        ([True], [1]),
+        (["1"], [1]),
+        ([1], [10**400]),
+        ([1e-300], [1e300]),
+        ([1e300], [1e-300]),
+    ],
 )
 def test_counts_that_are_none_teach_nothing(estimates, actuals):
     """Other lengths, zeros, negative and endless numbers, truths and texts."""
@@ -300,7 +398,20 @@ def test_counts_that_are_none_teach_nothing(estimates, actuals):
 
 @pytest.mark.parametrize(
     "change",
-    [{"low": 0}, {"low": 1.1}, {"high": 0.9}, {"high": float("inf")}, {"factor": float("nan")}, {"n": -1}, {"n": 1.0}],
+    [
+        {"low": 0},
+        {"low": 1.1},
+        {"high": 0.9},
+        {"high": float("inf")},
+        {"factor": float("nan")},
+        {"n": -1},
+        {"n": 1.0},
+        {"factor": True},
+        {"high": 10**5000},
+        {"high": 1e300},
+        {"low": 1e-300},
+        {"n": 10**5000, "low": 2.0},
+    ],
 )
 def test_a_ratio_that_is_none_is_refused(change):
     """Ends above 0, finite and in order, and a whole number of rows."""
@@ -335,6 +446,41 @@ def test_exact_and_reported_counts_have_no_band():
     assert reported_count(7) == TokenCount(count=7, method="provider-usage", low=7, high=7)
     assert not exact_count(7, "o200k_base").estimated
     assert not reported_count(7).estimated
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": -1}, {"count": 1.0}, {"count": True}, {"count": float("nan")}, {"count": None}, {"low": 6}, {"high": 4},
+     {"high": 10**5000, "low": 10**5000}, {"low": -1}, {"method": None}],
+)  # fmt: skip
+def test_a_count_that_is_none_is_refused(change):
+    """Whole numbers >= 0 in order, whoever has counted."""
+    with pytest.raises(LLMValidationError) as caught:
+        TokenCount(**{"count": 5, "method": "own", "low": 5, "high": 5, **change})
+    assert caught.value.code == "validation.count"
+
+
+@pytest.mark.parametrize(
+    "params", [{"a": [float("nan")]}, {"a": [object()]}, {"a": {"b": {1, 2}}}, {"a": {1: 1, "b": 2}}]
+)
+def test_parameters_without_a_json_form_are_refused(params):
+    """They could not be sent either. A value that holds itself, and one that is nested without end, are among them."""
+    for one in (params, {"a": around([])}, {"a": nested(100_000)}):
+        with pytest.raises(LLMValidationError) as caught:
+            read_params(one)
+        assert caught.value.code == "validation.params"
+
+
+def around(value: list[object]) -> list[object]:
+    value.append(value)
+    return value
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def test_parameters_that_are_read_are_texts_tools_and_schemas():

@@ -251,10 +251,10 @@ def test_a_hostile_template_is_read_in_linear_time(piece):
         best = float("inf")
         for _ in range(3):
             text = (piece * (size // len(piece) + 1))[:size]
-            start = time.perf_counter()
+            start = time.process_time()
             with suppress(LLMValidationError):
                 PromptTemplate("t", text, X)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     assert seconds(MAX_TEMPLATE) < 4 * seconds(MAX_TEMPLATE // 2) + 0.02
@@ -269,9 +269,9 @@ def test_a_hostile_value_costs_linear_time(piece):
     def seconds(size: int) -> float:
         value, best = (piece * size)[:size], float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             text = made.render(x=value)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
             assert text == f"{value}{len(value.strip())}"
         return best
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,15 @@ class Words:
         return TokenCount(count=n, method="words", low=n, high=n + (model == "own:banded"))
 
 
+class Unshown:
+    """A value whose repr and text raise."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not for you")
+
+    __str__ = __repr__
+
+
 @pytest.fixture
 def engineer(log_folder: Path) -> Iterator[PromptEngineer]:
     """One that rewrites nothing and counts words."""
@@ -141,7 +151,7 @@ def test_a_conversation_is_put_together(engineer):
 
 
 @pytest.mark.parametrize(
-    "query", ["### SYSTEM", "</user>", "{placeholder}", "%s", "{{ 7 * 7 }}{% include 'a' %}", "\ud800\x00", "$x ${y}"]
+    "query", ["### SYSTEM", "</user>", "{placeholder}", "%s", "{{ 7 * 7 }}{% include 'a' %}", "\u202e\x00", "$x ${y}"]
 )
 def test_prompt_inject_what_looks_like_a_marker_is_sent_as_it_is(engineer, query):
     """Nothing is ever evaluated on what a user wrote, in whatever place it stands."""
@@ -220,6 +230,44 @@ def test_a_counter_that_fails_on_a_cut_text_is_told(log_folder):
     engineer.close()
 
 
+@pytest.mark.parametrize("found", [None, 5, {"high": 3}])
+@pytest.mark.parametrize("method", ["count", "count_messages"])
+def test_a_counter_that_gives_no_count_is_told(log_folder, method, found):
+    """By its type, whether it counts a text or the whole."""
+    counter = Words()
+    setattr(counter, method, lambda *_, **__: found)
+    engineer = PromptEngineer(counter=counter, log=log_folder)
+    error = refusal(engineer.engineer_prompt, "why?")
+    assert error.code == "validation.count"
+    assert type(found).__name__ in error.message
+    engineer.close()
+
+
+class Empty(Optimizer, Words):
+    """An optimizer and a counter that has nothing in it yet."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_what_is_brought_is_used_also_where_it_is_empty(log_folder):
+    """It is not taken for nothing, and exchanged for another one."""
+    brought = Empty()
+    engineer = PromptEngineer(optimizer=brought, counter=brought, log=log_folder)
+    assert engineer.optimizer is brought
+    assert engineer.engineer_prompt("why?").tokens.method == "estimate:other"
+    assert brought.asked == []
+    engineer.optimize_and_process_sync("why?", str.upper)
+    assert brought.asked == ["why?"]
+    engineer.close()
+
+
+@pytest.mark.parametrize(("given", "code"), [("optimizer", "validation.optimizer"), ("counter", "validation.counter")])
+def test_what_cannot_do_its_work_is_refused_at_once(log_folder, given, code):
+    """Not in the middle of a run."""
+    assert refusal(PromptEngineer, log=log_folder, **{given: object()}).code == code
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -239,6 +287,9 @@ def test_a_counter_that_fails_on_a_cut_text_is_told(log_folder):
         ({"task": "summarization", "max_words": "ten"}, "validation.slot"),
         ({"examples": ["a"]}, "validation.messages"),
         ({"history": "a"}, "validation.messages"),
+        ({"model": 5}, "validation.input"),
+        ({"task": Unshown()}, "validation.task"),
+        ({"template": Unshown()}, "validation.template"),
         ({"budget_tokens": -1}, "validation.budget_tokens"),
         ({"budget_tokens": 3}, "validation.budget_tokens"),
     ],
@@ -250,11 +301,11 @@ def test_what_cannot_be_a_prompt_is_refused(engineer, options, code):
     assert (ok, failure) == (False, code)
 
 
-@pytest.mark.parametrize("templates", [ASK, "ask", ["ask"], None])
+@pytest.mark.parametrize("templates", [ASK, "ask", ["ask"], None, [Unshown()], [ASK, PromptTemplate("ask", "x")]])
 def test_templates_are_given_in_a_list(log_folder, templates):
-    """Of PromptTemplate objects; no log is made for a refusal, nor before the first prompt."""
+    """Of PromptTemplates of different names; no log is made for a refusal, nor before the first prompt."""
     assert refusal(PromptEngineer, templates, log=log_folder).code == "validation.template"
-    PromptEngineer([ASK], log=log_folder).close()
+    PromptEngineer([ASK, ASK], log=log_folder).close()
     assert not log_folder.exists()
 
 
@@ -408,6 +459,96 @@ async def test_an_optimizer_is_told_what_it_takes(log_folder):
     assert told[1] == (0.5, told[0][2], done.response.text)
     assert (told[2][:2], told[3]) == ((None, None), (1.0, told[2][2], None))
     engineer.close()
+
+
+@pytest.mark.anyio
+async def test_an_optimizer_is_told_what_it_takes_by_any_name(log_folder):
+    """With **more it takes all; of a function of C nobody knows, and it is told nothing."""
+    given = []
+    keen = SimpleNamespace(
+        optimize_query=lambda query, **more: given.append(sorted(more)) or Optimizer().optimize_query(query),
+        update_weights=str,
+    )
+    engineer = PromptEngineer(optimizer=keen, log=log_folder)
+    done = await engineer.process_with_feedback("why?", Echo(), lambda _: 0.5, task="general", model="gpt4")
+    assert (given, done.quality) == ([["model", "task"]], 0.5)
+    engineer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "made",
+    [
+        None, "text", SimpleNamespace(optimized_query="x", task_type="general"),
+        SimpleNamespace(optimized_query=5, task_type="general", strategies=()),
+        SimpleNamespace(optimized_query="x", task_type="general", strategies="clarify"),
+        SimpleNamespace(optimized_query="x", task_type="general", strategies=[5]),
+    ],
+)  # fmt: skip
+async def test_an_optimizer_that_gives_no_rewriting_is_told(log_folder, made):
+    """Before anybody is asked."""
+    optimizer, echo = Optimizer(), Echo()
+    optimizer.optimize_query = lambda query: made
+    engineer = PromptEngineer(optimizer=optimizer, log=log_folder)
+    with pytest.raises(LLMValidationError) as caught:
+        await engineer.optimize_and_process("why?", echo)
+    assert (caught.value.code, echo.requests) == ("validation.optimizer", [])
+    engineer.close()
+
+
+@pytest.mark.anyio
+async def test_queries_at_once_learn_each_from_its_own_answer(log_folder):
+    """Many tasks on one loop, and several threads beside it."""
+    engineer = PromptEngineer(log=log_folder)
+
+    async def ask(n: int) -> Any:
+        async def answer(text: str) -> str:
+            await asyncio.sleep(0)
+            return text
+
+        return await engineer.process_with_feedback(f"Is {n} odd?", answer, lambda text: f"Is {n} odd?" in text)
+
+    def beside(n: int) -> None:
+        done = engineer.process_with_feedback_sync(f"Is {n} odd?", str.upper, lambda text: f"IS {n} ODD?" in text)
+        found.append(done.quality)
+
+    found: list[float] = []
+    threads = [threading.Thread(target=beside, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    done = await asyncio.gather(*map(ask, range(100, 120)))
+    for thread in threads:
+        thread.join()
+    assert [one.quality for one in done] == [1.0] * 20
+    assert found == [1.0] * 4
+    assert engineer.optimizer.evidence.told == 24
+    assert {one.optimized.original_query for one in done} == {f"Is {n} odd?" for n in range(100, 120)}
+    engineer.close()
+
+
+@pytest.mark.anyio
+async def test_an_answer_is_kept_where_nothing_can_be_learned_from_it(log_folder):
+    """It was paid for: what the score or the optimizer refuses has it as .partial."""
+
+    class Strict(Optimizer):
+        def update_weights(self, result_quality: float) -> None:
+            raise LLMValidationError("no", code="validation.feedback")
+
+    class Broken(Optimizer):
+        def update_weights(self, result_quality: float) -> None:
+            raise KeyError(result_quality)
+
+    for kind, score, code in (
+        (Strict, lambda _: 1 / 0, "execution.failed"),
+        (Strict, lambda _: 2, "validation.feedback"),
+        (Broken, lambda _: 2, "execution.failed"),
+    ):
+        engineer = PromptEngineer(optimizer=kind(), log=log_folder)
+        with pytest.raises(LLMError) as caught:
+            await engineer.process_with_feedback("why?", Echo(), score)
+        assert caught.value.code == code
+        assert caught.value.partial.text.startswith("why? Please.")
+        engineer.close()
 
 
 @pytest.mark.anyio

@@ -170,13 +170,40 @@ def test_a_conversation_may_be_messages_a_request_or_one_text(counter: TokenCoun
     assert counter.count_messages([], CLAUDE).count == 0
 
 
+def test_messages_that_come_one_by_one_are_counted(counter: TokenCounter):
+    """From a generator, which can be read once only."""
+    assert counter.count_messages((m for m in TALK), CLAUDE) == counter.count_messages(TALK, CLAUDE)  # type: ignore[arg-type]
+    assert counter.estimate_cost((m for m in TALK), GPT).low_usd > 0  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    "messages", [["How many?"], [{"role": "user", "content": "x"}], [Message(role="u", content=1)]]
-)  # type: ignore[arg-type]
+    "messages",
+    [
+        ["How many?"], [{"role": "user", "content": "x"}], [Message(role="u", content=1)], None, 7, {}, TALK[0], b"a",
+        Request(messages=(None,)),
+    ],
+)  # fmt: skip
 def test_what_is_no_message_is_refused(messages: Any, counter: TokenCounter):
-    """Texts in a list have no role."""
-    with refused("validation.messages"):
-        counter.count_messages(messages, CLAUDE)
+    """Texts in a list have no role, and nothing is no conversation of 0 tokens."""
+    for ask in (counter.count_messages, counter.fits, counter.estimate_cost):
+        with refused("validation.messages"):
+            ask(messages, GPT)
+
+
+def test_parameters_that_cannot_be_sent_have_no_count(counter: TokenCounter):
+    """A tool with what JSON has no form for."""
+    with refused("validation.params"):
+        counter.estimate_cost(Request(messages=TALK, params={"tools": [float("nan")]}), GPT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"exact": "yes"}, {"exact": 0}, {"vocabularies": "/tmp"}, {"vocabularies": Path("/tmp")}, {"vocabularies": [7]}],
+)
+def test_options_that_are_none_are_refused(options: Any):
+    """A single folder would be taken for a list of folders of one letter each."""
+    with refused("validation.config"):
+        TokenCounter(**options)
 
 
 # -- what fits
@@ -207,7 +234,7 @@ def test_an_unknown_window_fits_nothing_and_says_what_to_do(counter: TokenCounte
     assert '[models."ollama:phi4"]' in caught.value.next_step
     with refused("router.unknown_model", LLMRouterError):
         counter.fits(TALK, "nonsense")
-    for reserve in (-1, 1.5, True):
+    for reserve in (-1, 1.5, True, -(10**5000)):
         with refused("validation.input"):
             counter.fits(TALK, GPT, reserve)  # type: ignore[arg-type]
 
@@ -294,6 +321,10 @@ def test_a_price_that_the_upper_end_of_a_band_has_left_is_unknown(counter: Token
         (Usage(), "validation.usage"),
         (Usage(prompt_tokens=1), "validation.usage"),
         (Usage(prompt_tokens=-1, completion_tokens=1), "validation.input"),
+        (Usage(prompt_tokens=10**400, completion_tokens=1), "validation.usage"),
+        (Usage(prompt_tokens=1, completion_tokens=10**400), "validation.usage"),
+        (Usage(prompt_tokens=1, completion_tokens=1, cached_tokens=10**400), "validation.usage"),
+        (None, "validation.usage"),
     ],
 )
 def test_a_usage_without_counts_has_no_cost(usage: Usage, code: str, counter: TokenCounter):
@@ -303,8 +334,8 @@ def test_a_usage_without_counts_has_no_cost(usage: Usage, code: str, counter: To
 
 
 def test_lengths_that_are_none_have_no_cost(counter: TokenCounter):
-    """Negative, and half a token."""
-    for length in (-1, 0.5):
+    """Negative, half a token, and more than any model gives."""
+    for length in (-1, 0.5, 10**400):
         with refused("validation.input"):
             counter.estimate_cost(TALK, GPT, max_tokens=length)  # type: ignore[arg-type]
 
@@ -395,6 +426,21 @@ def test_every_message_of_a_conversation_is_counted(counter: TokenCounter, log_f
     assert counter.learn()[CLAUDE].prompt == Ratio(factor=3.0, low=3.0, high=3.0, n=6)
 
 
+def test_a_log_of_others_may_hold_anything(counter: TokenCounter, log_folder: Path):
+    """Parameters that are no mapping teach nothing, and a report of 2^60 tokens is as far off as it is."""
+    log = Log.open(log_folder)
+    log.write(call(0, user("one"), 2**60), call(1, user(""), 5), call(2, user('[["", ""]]'), 5))
+    log.write(*(call(n, user(f"x{n}"), 9, params=given) for n, given in ((3, {}), (4, {"a": None}))))
+    log.close()
+    found = counter.learn()[CLAUDE]
+    assert found.prompt.n == 5
+    assert found.prompt.high > 1e16
+    assert counter.count("How many?", CLAUDE).high > 10**16
+    counter._log.open().rows = lambda *_: [(CLAUDE, "one", text, 9, 1) for text in ("null", "[]", "7", '"a"')]  # type: ignore[method-assign]
+    assert counter.learn() == {}
+    counter.close()
+
+
 def test_few_calls_make_the_band_wider_and_never_narrower(counter: TokenCounter, log_folder: Path):
     """One call that agrees with the estimate proves nothing."""
     prompt = "How many of these words are there? " * 20
@@ -426,7 +472,8 @@ SOUND = {"factor": 1.0, "low": 0.9, "high": 1.1, "n": 4}
     "learnt",
     [
         7, {"x:y": 7}, {"x:y": {}}, {"x:y": {"prompt": {"factor": 1}, "answer_tokens": 1}},
-        {"x:y": {"prompt": {**SOUND, "low": 2.0}, "answer_tokens": 1}},
+        {"x:y": {"prompt": {**SOUND, "low": 2.0}, "answer_tokens": 1}}, {7: {"prompt": SOUND, "answer_tokens": 1}},
+        {"x:y": {"prompt": {**SOUND, "high": 1e308}, "answer_tokens": 1}},
         *({"x:y": {"prompt": SOUND, "answer_tokens": tokens}} for tokens in ("1", 1.5, -1, True)),
     ],
 )  # fmt: skip

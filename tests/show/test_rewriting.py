@@ -94,3 +94,11 @@ def test_the_table_says_what_its_numbers_are_worth() -> None:
     assert table.columns[4] == "told (discounted)"
     assert table.rows[0][4] == "2"  # 1 + 1/2 + 1/4, rounded
     assert "85 to 91 % of cases" in table.notes[-1]
+
+
+def test_a_key_in_a_query_is_not_shown() -> None:
+    """It is sent as it is, and no notebook keeps it."""
+    key = "sk-proj-" + "a1B2c3D4" * 5
+    made = rewritten(f"Why does {key} not work?", f"Why does {key} not work?\n\nThink first.")
+    assert key not in rewrite_html(made, [("general", "cue", key)])
+    assert key not in rewrite_text(made)

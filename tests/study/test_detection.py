@@ -84,7 +84,16 @@ def test_the_frame_has_a_row_for_each_type():
 
 @pytest.mark.parametrize(
     ("items", "code"),
-    [([], "validation.items"), ([("Hello", "poetry")], "validation.task"), ([(" ", "general")], "validation.query")],
+    [
+        ([], "validation.items"),
+        ([("Hello", "poetry")], "validation.task"),
+        ([(" ", "general")], "validation.query"),
+        (7, "validation.items"),
+        (["Hello"], "validation.items"),
+        ([("Hello", "general", 1)], "validation.items"),
+        ([("Hello", ["general"])], "validation.task"),
+        ([("Hello", -(10**5000))], "validation.task"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(items: list[tuple[str, str]], code: str):
     """No prompts, an unknown type, a blank prompt."""

@@ -17,13 +17,17 @@ import base64
 import gzip
 import hashlib
 import os
+import re
+import socket
+import stat
 import threading
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 CARRIER = "bpe_openai"
 LARGEST_BYTES = 64 * 2**20  # of a vocabulary; those of today have 1.7 and 3.6 million
 TIMEOUT_S = 60.0  # of each step of a download
+LONGEST_S = 600.0  # of all of them together
 INSTALL = "pip install 'workbench[tokens]'"
 
 _loaded: dict[str, Encoding] = {}
@@ -103,14 +108,18 @@ def folders(environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:
     named = env.get("TIKTOKEN_CACHE_DIR", "").strip()
     spec = find_spec(CARRIER)  # finds a package without running it
     carried = [Path(place) / "data" for place in (spec.submodule_search_locations or ())] if spec else []
-    return (*([Path(named).expanduser()] if named else []), own_folder(env), *carried)
+    return (*([_at_home(named)] if named else []), own_folder(env), *carried)
 
 
 def own_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of the user in which `fetch` puts vocabularies."""
+    """The folder of the user in which `fetch` puts vocabularies; it begins with ~ where the user has no home."""
     env = os.environ if environ is None else environ
-    cache = env.get("XDG_CACHE_HOME", "").strip()
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "workbench" / "tiktoken"
+    return _at_home(env.get("XDG_CACHE_HOME", "").strip() or "~/.cache") / "workbench" / "tiktoken"
+
+
+def _at_home(path: str) -> Path:
+    """The path with ~ expanded where that can be; Path.expanduser raises for users of containers, who have no home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def load(name: str, places: Sequence[Path] | None = None) -> Vocabulary:
@@ -139,11 +148,13 @@ def files_of(name: str, places: Sequence[Path]) -> Iterator[VocabularyFile]:
     origin = origin_of(name)
     for path in (place / file for place in places for file in origin.files):
         try:
+            if stat.S_ISFIFO(path.stat().st_mode):  # reading it would wait for somebody who writes
+                raise OSError("it is a pipe")
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 content = file.read(LARGEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # a name that no file can have is a ValueError
             yield VocabularyFile(path=path, problem=f"cannot be read: {text_of(error)}")
             continue
         if hashlib.sha256(content).hexdigest() == origin.sha256:
@@ -218,6 +229,12 @@ def fetch(name: str, folder: Path | None = None, *, base: str | None = None) -> 
     provider.malformed (another file than expected), and OSError where the folder cannot be written.
     """
     origin, place = origin_of(name), folder or folders()[0]
+    if str(place).startswith("~"):
+        raise LLMValidationError(
+            f"{place} cannot be made: this user has no home folder",
+            code="validation.config",
+            next_step="name the folder, by --to or in TIKTOKEN_CACHE_DIR",
+        )
     if there := next((file for file in files_of(name, [place]) if not file.problem), None):
         return there
     url = origin.url if base is None else f"{base.rstrip('/')}/{origin.url.rpartition('/')[2]}"
@@ -230,32 +247,107 @@ def fetch(name: str, folder: Path | None = None, *, base: str | None = None) -> 
         )
     place.mkdir(parents=True, exist_ok=True)
     path = place / origin.files[0]
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)  # readers see the old file or the whole new one
+    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)  # readers see the old file or the whole new one
+    finally:
+        part.unlink(missing_ok=True)
     return VocabularyFile(path=path, content=content)
 
 
 def _downloaded(url: str) -> bytes:
     """The body of one GET. act/http posts to providers, on an event loop; this is one file, now and then."""
-    if not url.lower().startswith(("http://", "https://")):
+    if not _ADDRESS.match(url):  # a password in it would be shown by errors that are not ours
         raise LLMValidationError(
-            f"{redacted(url)!r:.200} cannot be downloaded: only http:// and https:// can",
+            f"{redacted(url)!r:.200} cannot be downloaded: only http:// and https:// can, without a user or password",
             code="security.url",
             next_step="leave base out, or give the address of a folder of vocabularies",
         )
+    line = _Line()
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        with line, line.opener().open(url, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(LARGEST_BYTES + 1)
+        if line.is_cut:
+            raise TimeoutError
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
+        why = f"it was not over after {LONGEST_S:g} s" if line.is_cut else text_of(error)
         raise LLMProviderError(
-            f"{redacted(url)} cannot be downloaded: {text_of(error)}",
+            f"{redacted(url)} cannot be downloaded: {why}",
             code="provider.connection",
             next_step=f"check the network, or {INSTALL}, which brings the files with it"[:160],
         ) from error
     return content
+
+
+_ADDRESS = re.compile(r"https?://[^/?#@\s]+(?:[/?#]|\Z)", re.I)
+
+
+class _Line:
+    """The connections of one download, cut after LONGEST_S: a timeout is of each step, and a server can take many.
+
+    is_cut: whether that has happened.
+    """
+
+    def __init__(self) -> None:
+        self.is_cut = False
+        self._guard = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(LONGEST_S, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """What follows redirections to http:// and https:// alone; urllib's own goes to ftp:// too."""
+        line = self
+
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                line.take(self.sock)
+
+        class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                line.take(self.sock)
+
+        class PlainHandler(urllib.request.HTTPHandler):
+            def http_open(self, req: urllib.request.Request) -> Any:
+                return self.do_open(Plain, req)
+
+        class SecureHandler(urllib.request.HTTPSHandler):
+            def https_open(self, req: urllib.request.Request) -> Any:
+                return self.do_open(Secure, req)
+
+        made = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(), PlainHandler(), SecureHandler(), urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
+        ):  # fmt: skip
+            made.add_handler(handler)
+        return made
+
+    def take(self, connected: socket.socket) -> None:
+        """Cut this connection too when the time comes; raises TimeoutError when it has come."""
+        with self._guard:
+            if self.is_cut:
+                raise TimeoutError
+            self._sockets.append(connected)
+
+    def _cut(self) -> None:
+        with self._guard:
+            self.is_cut = True
+            for connected in self._sockets:
+                with suppress(OSError):  # it is over already
+                    socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _after_fork() -> None:

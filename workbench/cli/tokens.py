@@ -32,7 +32,9 @@ def count(
 
     as_json = wants_json(context, as_json)
     counter = TokenCounter(exact=exact)
-    found = [{"file": str(file), **asdict(counter.count(_read(file), model))} for file in files or [Path("-")]]
+    named = files or [Path("-")]
+    counts = {file: counter.count(_read(file), model) for file in dict.fromkeys(named)}  # stdin can be read once
+    found = [{"file": str(file), **asdict(counts[file])} for file in named]
     put(found[0] if len(found) == 1 else {"counts": found}, "\n".join(map(_line, found)), as_json)
 
 

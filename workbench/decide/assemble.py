@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
+from workbench.canonical import clean_text
 from workbench.decide.optimize import check_query
+from workbench.decide.template_language import shown
 from workbench.decide.tokens import DEFAULT_OUTPUT, PER_MESSAGE
 from workbench.errors import LLMValidationError
 from workbench.facts import Message
@@ -108,14 +110,16 @@ class TokenBudget:
         budget, reserve = self.budget_tokens, self.reserve_tokens
         if not (budget is None or _is_count(budget)) or not (reserve is None or _is_count(reserve)):
             raise _bad_budget(
-                f"budget_tokens is {budget!r:.40} and reserve_tokens {reserve!r:.40}, not whole numbers >= 0",
+                f"budget_tokens is {shown(budget)} and reserve_tokens {shown(reserve)}, not whole numbers >= 0",
                 "give the model's context window, and what its answer may take of it",
             )
         if reserve is None:
             object.__setattr__(self, "reserve_tokens", 0 if budget is None else min(DEFAULT_OUTPUT, budget // 4))
-        if not isinstance(self.first, Sequence) or sorted(map(str, self.first)) != sorted(DROPPED_FIRST):
+        named = [kind for kind in self.first if isinstance(kind, str)] if isinstance(self.first, Sequence) else []
+        if sorted(named) != sorted(DROPPED_FIRST) or len(named) != len(self.first):
             raise _bad_budget(
-                f"first is {self.first!r:.60}, not an order of {', '.join(DROPPED_FIRST)}", "name each of them once"
+                f"first is {shown(self.first, 60)}, not an order of {', '.join(DROPPED_FIRST)}",
+                "name each of them once",
             )
         object.__setattr__(self, "first", tuple(self.first))
 
@@ -146,8 +150,9 @@ class TokenBudget:
                 total -= parts[place][1]
         if total > self.room:
             raise _bad_budget(
-                f"system message and question have {total} tokens, and budget_tokens={self.budget_tokens} less "
-                f"reserve_tokens={self.reserve_tokens} leaves {max(self.room, 0)}",
+                f"system message and question have {shown(total)} tokens, and budget_tokens="
+                f"{shown(self.budget_tokens)} less reserve_tokens={shown(self.reserve_tokens)} leaves "
+                f"{shown(max(self.room, 0))}",
                 "shorten them, raise budget_tokens (the model's context window), or lower reserve_tokens",
             )
         return tuple(gone)
@@ -170,18 +175,20 @@ def assemble(
     """
     check_query(question)
     parts = []
-    if system:
+    if system is not None and system != "":
         parts.append(Part(kind="system", position=0, messages=(_message("system", system),)))
     for place, example in enumerate(_list("examples", examples)):
         named = hasattr(example, "prompt") and hasattr(example, "answer")
         pair = (example.prompt, example.answer) if named else example
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-            raise _bad_messages(f"example {place} is {pair!r:.60}", "give each example as (question, answer)")
+            raise _bad_messages(f"example {place} is {shown(pair, 60)}", "give each example as (question, answer)")
         said = (_message("user", pair[0]), _message("assistant", pair[1]))
         parts.append(Part(kind="example", position=place, messages=said))
     parts += [Part(kind="history", position=k, messages=turn) for k, turn in enumerate(_turns(history))]
     for place, given in enumerate(_list("context", context)):
         passage = given if isinstance(given, Passage) else Passage(given)
+        if not isinstance(passage.cut, bool):
+            raise _bad_messages(f"passage {place} has cut={shown(passage.cut)}", "set cut to True or False")
         parts.append(Part(kind="passage", position=place, messages=(_message("user", passage.text),), cut=passage.cut))
     return (*parts, Part(kind="question", position=0, messages=(_message("user", question),)))
 
@@ -253,15 +260,19 @@ def _turns(history: Sequence[Message | Mapping[str, str]]) -> list[tuple[Message
         message = given
         if isinstance(given, Mapping) and given.keys() == {"role", "content"}:
             message = Message(role=given["role"], content=given["content"])
-        if not isinstance(message, Message) or message.role not in ("user", "assistant"):
+        if not isinstance(message, Message) or not _speaks(message.role):
             raise _bad_messages(
-                f"message {place} of the history is {message!r:.60}", "give Message objects of user and assistant"
+                f"message {place} of the history is {shown(message, 60)}", "give Message objects of user and assistant"
             )
-        _message(message.role, message.content)
-        if message.role == "user" or not turns:
+        said = _message(message.role, message.content)
+        if said.role == "user" or not turns:
             turns.append([])
-        turns[-1].append(message)
+        turns[-1].append(said)
     return [tuple(turn) for turn in turns]
+
+
+def _speaks(role: object) -> bool:
+    return isinstance(role, str) and str.__str__(role) in ("user", "assistant")
 
 
 def _head(part: Part, room: int, count: Count) -> Part | None:
@@ -287,9 +298,10 @@ def _head(part: Part, room: int, count: Count) -> Part | None:
 
 
 def _message(role: str, content: object) -> Message:
+    """The message as it is sent: half a character as U+FFFD, and of a subclass of text only its characters."""
     if not isinstance(content, str):
-        raise _bad_messages(f"a message of the {role} is {type(content).__name__} {content!r:.40}", "give a text")
-    return Message(role=role, content=content)
+        raise _bad_messages(f"a message of the {role} is {type(content).__name__} {shown(content)}", "give a text")
+    return Message(role=str.__str__(role), content=clean_text(str.__str__(content)))
 
 
 def _list(name: str, given: Sequence[T]) -> Sequence[T]:
@@ -310,7 +322,7 @@ def _counted(count: Count, text: str) -> int:
     found = count(text)
     if not _is_count(found):
         raise LLMValidationError(
-            f"the token count of a text is {found!r:.40}, not a whole number >= 0",
+            f"the token count of a text is {shown(found)}, not a whole number >= 0",
             code="validation.count",
             next_step="let count(text) return the number of tokens",
         )

@@ -11,6 +11,7 @@ from functools import cache
 from types import MappingProxyType
 
 from workbench.decide.prompt import PromptTemplate, Slot
+from workbench.decide.template_language import shown
 from workbench.decide.weights import closest
 from workbench.errors import LLMValidationError
 from workbench.facts import TASKS
@@ -130,9 +131,9 @@ def template_for(task: str) -> PromptTemplate:
     """The template of a task of facts.TASKS; LLMValidationError validation.task for any other."""
     if isinstance(task, str) and task in TASKS:
         return library()[task]
-    hint = closest(str(task)[:80], TASKS)
+    hint = closest(task[:80], TASKS) if isinstance(task, str) else None
     raise LLMValidationError(
-        f"task {task!r:.60} is not one of {', '.join(TASKS)}",
+        f"task {shown(task, 60)} is not one of {', '.join(TASKS)}",
         code="validation.task",
         next_step=f"did you mean {hint!r}?" if hint else "name one of them",
     )

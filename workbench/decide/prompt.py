@@ -10,11 +10,11 @@ import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal, get_args
 
 from workbench.canonical import canonical_json, clean_text, text_hash
-from workbench.decide.template_language import MAX_TEMPLATE, NAME, RESERVED, bad_template, compiled, written
+from workbench.decide.template_language import MAX_TEMPLATE, NAME, RESERVED, bad_template, compiled, shown, written
 from workbench.decide.weights import closest, is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import Message
@@ -55,29 +55,31 @@ class Slot:
     choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for part in ("name", "type"):
+            object.__setattr__(self, part, _plain(getattr(self, part)))
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name) or self.name in RESERVED:
-            raise _bad_slot(f"{self.name!r:.60} cannot name a slot", "use lower-case letters, digits and _: topic_2")
-        if self.type not in get_args(SlotType):
+            raise _bad_slot(f"{shown(self.name)} cannot name a slot", "use lower-case letters, digits and _: topic_2")
+        if not isinstance(self.type, str) or self.type not in get_args(SlotType):
             raise _bad_slot(
-                f"slot {self.name!r} is of type {self.type!r:.40}", f"use one of {', '.join(get_args(SlotType))}"
+                f"slot {self.name!r} is of type {shown(self.type)}", f"use one of {', '.join(get_args(SlotType))}"
             )
         most = self.max_chars
         if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MAX_VALUE:
             raise _bad_slot(
-                f"max_chars of slot {self.name!r} is {most!r:.40}", f"use a whole number from 1 to {MAX_VALUE}"
+                f"max_chars of slot {self.name!r} is {shown(most)}", f"use a whole number from 1 to {MAX_VALUE}"
             )
         listed = isinstance(self.choices, Sequence) and not isinstance(self.choices, str)
-        choices = tuple(self.choices) if listed else ()
+        choices = tuple(map(_plain, self.choices)) if listed else ()
         sound = listed and all(isinstance(c, str) for c in choices) and len(set(choices)) == len(choices)
         if not sound or bool(choices) != (self.type == "choice"):
             raise _bad_slot(
-                f"slot {self.name!r} of type {self.type} has the choices {self.choices!r:.60}",
+                f"slot {self.name!r} of type {self.type} has the choices {shown(self.choices, 60)}",
                 "give a choice a list of different texts, and no other slot any",
             )
         object.__setattr__(self, "choices", choices)
         if self.required is not (self.default is None):
             raise _bad_slot(
-                f"slot {self.name!r} has required={self.required!r:.40} and the default {self.default!r:.40}",
+                f"slot {self.name!r} has required={shown(self.required)} and the default {shown(self.default)}",
                 "give a default together with required=False, and only then",
             )
         if self.default is not None:
@@ -88,11 +90,13 @@ class Slot:
         if self.type == "boolean" and isinstance(value, bool):
             return value
         if self.type in ("text", "choice") and isinstance(value, str):
-            if not self.choices or value in self.choices:
-                return self._measured((value,))[0]
+            text = _plain(value)
+            if not self.choices or text in self.choices:
+                return self._measured((text,))[0]
         elif self.type == "list" and isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            if len(value) <= MAX_ITEMS and all(isinstance(item, str) for item in value):
-                return self._measured(value)
+            items = tuple(map(_plain, islice(value, MAX_ITEMS + 1)))
+            if len(items) <= MAX_ITEMS and all(isinstance(item, str) for item in items):
+                return self._measured(items)
         elif self.type in ("number", "integer") and is_finite(value):
             if isinstance(value, numbers.Integral):
                 return int(value)
@@ -100,23 +104,23 @@ class Slot:
                 return float(value)
         wanted = f"one of {', '.join(self.choices)}"[:120] if self.choices else _KINDS[self.type]
         raise _bad_slot(
-            f"slot {self.name!r} takes {wanted}, and was given {type(value).__name__} {value!r:.40}",
+            f"slot {self.name!r} takes {wanted}, and was given {type(value).__name__} {shown(value)}",
             f"give {self.name} {wanted}"[:160],
         )
 
-    def _measured(self, texts: Sequence[str]) -> tuple[str, ...]:
+    def _measured(self, texts: tuple[str, ...]) -> tuple[str, ...]:
         size = sum(map(len, texts))
         if size > self.max_chars:
             raise _bad_slot(
                 f"slot {self.name!r} takes {self.max_chars} characters, and was given {size}",
                 "shorten the value, or raise max_chars of the slot",
             )
-        return tuple(str.__str__(text) for text in texts)  # of a subclass only its characters
+        return texts
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A text with slots; role is that of the message it makes.
+    """A text with slots; role is that of the message it makes. Half a character in it becomes U+FFFD.
 
     Checked when it is made: what the text names are the declared slots, all of them and no others. A line that holds
     nothing but a tag leaves no line; line ends of the template, not of values, become LF.
@@ -133,20 +137,25 @@ class PromptTemplate:
     role: Role = "user"
 
     def __post_init__(self) -> None:
+        for part in ("name", "text", "role"):
+            given = _plain(getattr(self, part))
+            object.__setattr__(self, part, clean_text(given) if isinstance(given, str) else given)
         if not isinstance(self.name, str) or not self.name.strip() or len(self.name) > 80:
-            raise bad_template(f"a template is called {self.name!r:.90}", "give it a name of 1 to 80 characters")
+            raise bad_template(f"a template is called {shown(self.name, 90)}", "give it a name of 1 to 80 characters")
         if not isinstance(self.text, str):
             raise bad_template(
                 f"template {self.name!r} is {type(self.text).__name__}",
                 f"give a text of up to {MAX_TEMPLATE} characters",
             )
-        if self.role not in get_args(Role):
+        if not isinstance(self.role, str) or self.role not in get_args(Role):
             raise bad_template(
-                f"template {self.name!r} has the role {self.role!r:.40}", "use system, user or assistant"
+                f"template {self.name!r} has the role {shown(self.role)}", "use system, user or assistant"
             )
         slots = tuple(self.slots) if isinstance(self.slots, Sequence) else (self.slots,)
         if not all(isinstance(slot, Slot) for slot in slots) or len({slot.name for slot in slots}) < len(slots):
-            raise _bad_slot(f"the slots of template {self.name!r} are {slots!r:.80}", "give different Slot objects")
+            raise _bad_slot(
+                f"the slots of template {self.name!r} are {shown(slots, 80)}", "give different Slot objects"
+            )
         object.__setattr__(self, "slots", slots)
         compiled(self.text, self._names)
 
@@ -188,7 +197,7 @@ class PromptTemplate:
         if unknown := next((name for name in values if name not in known), None):
             hint = closest(unknown, known)
             step = f"did you mean {hint!r}?" if hint else f"the slots are: {', '.join(known) or 'none'}"
-            raise _bad_slot(f"template {self.name!r} has no slot {unknown!r:.60}", step[:160])
+            raise _bad_slot(f"template {self.name!r} has no slot {shown(unknown, 60)}", step[:160])
         if missing := [slot.name for slot in self.slots if slot.required and slot.name not in values]:
             given = ", ".join(values) or "no value"
             raise _bad_slot(
@@ -220,6 +229,11 @@ def placed(
         )
     said = template.render(**{**values, **({"query": query} if takes else {})})
     return (said, system) if template.role == "user" else (query, said)
+
+
+def _plain(value: Any) -> Any:
+    """Of a subclass of text only its characters: what it says of itself is code of others."""
+    return str.__str__(value) if isinstance(value, str) else value
 
 
 def _bad_slot(found: str, next_step: str) -> LLMValidationError:

@@ -80,8 +80,9 @@ def detect(query: str) -> Detected:
     ('translation', [('translate', 3.0), ('into a language', 1.5), ('write a text', 0.625)])
     """
     if not isinstance(query, str) or not query.strip():
+        told = "blank" if isinstance(query, str) else f"a {type(query).__name__}"
         raise LLMValidationError(
-            f"the query is {query!r:.40}: there is nothing to tell its task from",
+            f"the query is {told}: there is nothing to tell its task from",
             code="validation.query",
             next_step="pass the text of a prompt",
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from workbench.canonical import redacted
 from workbench.decide.weights import closest
 from workbench.errors import LLMValidationError
 
@@ -40,7 +41,7 @@ _SAID = {"Call": "a call", "Concat": "~", "CondExpr": "an inline if without else
 _LANGUAGE = f"use {{{{ slot }}}}, if, for over a list slot, comparisons, and the filters {', '.join(FILTERS)}"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # the largest template there can be keeps 2 MB
 def compiled(text: str, slots: tuple[tuple[str, bool], ...]) -> Template:
     """The template for slots of these names, True for those that are lists; `written` carries it out.
 
@@ -89,6 +90,18 @@ def written(template: Template, values: Mapping[str, object]) -> str:
             "compare values of one kind, and print a list with |join or in a for",
         ) from error
     return "".join(pieces)
+
+
+def shown(value: object, most: int = 40) -> str:
+    """A value as a refusal may quote it: at most so many characters, without what looks like a secret.
+
+    What has no repr, such as a whole number with more digits than Python prints, is told by its type.
+    """
+    try:
+        text = repr(value)
+    except Exception as error:  # whatever a foreign object does must not take the place of the refusal
+        return f"({type(value).__name__}: its repr raises {type(error).__name__})"
+    return redacted(text[: 20 * most])[:most]
 
 
 def bad_template(found: str, next_step: str) -> LLMValidationError:

@@ -20,7 +20,9 @@ from types import MappingProxyType
 from typing import Any
 
 from workbench.canonical import canonical_json, clean_text
+from workbench.decide.template_language import shown
 from workbench.decide.token_estimate import FAMILIES, SLACK, likely_tokens
+from workbench.decide.weights import is_finite
 from workbench.errors import LLMValidationError
 from workbench.facts import Message, ModelCard, Usage
 
@@ -50,28 +52,40 @@ def largest_prompt(messages: Sequence[Message], params: Mapping[str, Any] = Mapp
     """No fewer tokens than the conversation can have: a token is at least one byte.
 
     params: of the request; tools, schemas and texts among them are read and billed like the prompt.
+    Raises LLMValidationError validation.params.
     """
     said = sum(len(m.content.encode("utf-8", "replace")) + 2 * PER_MESSAGE for m in messages)
     return said + sum(len(text.encode()) for text in read_params(params)) if params else said
 
 
 def read_params(params: Mapping[str, Any]) -> list[str]:
-    """The parameters of a request that are read and billed like the prompt, as JSON: texts, tools, schemas."""
+    """The parameters of a request that are read and billed like the prompt, as JSON: texts, tools, schemas.
+
+    Raises LLMValidationError validation.params for what has no JSON form.
+    """
     told = [value for value in params.values() if isinstance(value, str | Mapping | list | tuple)]
-    return [clean_text(canonical_json(value)) for value in told]
+    try:
+        return [clean_text(canonical_json(value)) for value in told]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LLMValidationError(
+            f"the parameters {', '.join(map(str, params)):.80} cannot be written as JSON: {error!s:.80}",
+            code="validation.params",
+            next_step="use texts, finite numbers, lists and mappings with text keys",
+        ) from error
 
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "maxOutputTokens")
 
 
 def asked_output(params: Mapping[str, Any]) -> int | None:
-    """The limit of tokens that a request sets for its answer, under any of the names in use; None without one."""
+    """The tokens that a request allows its answer, under any of the names in use, LARGEST at most; None without any."""
     if not params:
         return None
     config = params.get("generationConfig")
     places = (params, config) if isinstance(config, Mapping) else (params,)
     found = [place[name] for place in places for name in LIMITS if name in place]
-    whole = [int(float(v)) for v in found if isinstance(v, numbers.Real) and not isinstance(v, bool) and float(v) > 0]
+    real = [v for v in found if isinstance(v, numbers.Real) and not isinstance(v, bool)]
+    whole = [int(min(v, LARGEST)) for v in real if v > 0]  # type: ignore[operator, call-overload]
     return max(whole, default=None)
 
 
@@ -140,6 +154,7 @@ def _count(value: object) -> int | None:
 ENCODINGS = ("o200k_base", "cl100k_base")
 ENOUGH = 19  # the fewest rows whose ends are the 5 % and 95 % of the next one
 _NAME = 200  # characters of a model's name that are read
+_FAR = 1e30  # no report in 64 bits comes near, and what is multiplied by it stays finite
 
 # The first that is found in a model's name, in lower case. OpenAI's as tiktoken 0.14 has them; those that it does not
 # list are `openai`. Llama 2 and what was made from it have another vocabulary than Llama 3.
@@ -166,13 +181,23 @@ class TokenCount:
     """A number of tokens, how it was found, and the band in which the true one lies for at least nine of ten texts.
 
     method: `exact:ENCODING`, `provider-usage` or `estimate:FAMILY`. low <= count <= high, whole numbers >= 0; they are
-    equal unless it is an estimate.
+    equal unless it is an estimate. Raises LLMValidationError validation.count.
     """
 
     count: int
     method: str
     low: int
     high: int
+
+    def __post_init__(self) -> None:
+        whole = type(self.low) is type(self.count) is type(self.high) is int
+        if not whole or not 0 <= self.low <= self.count <= self.high or not isinstance(self.method, str):
+            raise LLMValidationError(
+                f"low, count and high of {shown((self.low, self.count, self.high), 80)} by {shown(self.method)} are no "
+                "count of tokens",
+                code="validation.count",
+                next_step="give whole numbers 0 <= low <= count <= high, and say by method how they were found",
+            )
 
     @property
     def estimated(self) -> bool:
@@ -182,7 +207,7 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """What a model's reported counts are of the estimates: factors, 0 < low <= factor <= high.
+    """What a model's reported counts are of the estimates: factors, 1e-30 <= low <= factor <= high <= 1e30.
 
     factor: the median. low, high: between which nine of ten lie. n: rows it was learnt from; 0 for none.
     Raises LLMValidationError validation.ratio.
@@ -195,12 +220,12 @@ class Ratio:
 
     def __post_init__(self) -> None:
         ends = (self.low, self.factor, self.high)
-        sound = all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
-        if not sound or not 0 < self.low <= self.factor <= self.high or type(self.n) is not int or self.n < 0:
+        sound = all(is_finite(end) for end in ends) and 1 / _FAR <= self.low <= self.factor <= self.high <= _FAR
+        if not sound or type(self.n) is not int or self.n < 0:
             raise LLMValidationError(
-                f"low, factor and high of {ends!r:.80} with n={self.n!r:.20} are no ratio",
+                f"low, factor and high of {shown(ends, 80)} with n={shown(self.n)} are no ratio",
                 code="validation.ratio",
-                next_step="give finite numbers 0 < low <= factor <= high and a whole n >= 0, as learn_ratios does",
+                next_step="give numbers 0 < low <= factor <= high and a whole n >= 0, as learn_ratios does",
             )
 
 
@@ -288,7 +313,7 @@ def learn_ratios(estimates: Sequence[float], actuals: Sequence[float]) -> Ratio:
     >>> learn_ratios([10, 100, 1000], [12, 110, 1150])
     Ratio(factor=1.15, low=1.1, high=1.2, n=3)
     """
-    if len(estimates) != len(actuals) or not all(_is_positive(v) for v in (*estimates, *actuals)):
+    if len(estimates) != len(actuals) or not all(is_finite(v) and v > 0 for v in (*estimates, *actuals)):
         raise LLMValidationError(
             f"{len(estimates)} estimates and {len(actuals)} actual counts, not as many of each, all of them > 0",
             code="validation.ratio",
@@ -300,7 +325,3 @@ def learn_ratios(estimates: Sequence[float], actuals: Sequence[float]) -> Ratio:
         return Ratio(factor=1.0, low=1.0, high=1.0, n=0)
     k = max(1, (n + 1) // 20)
     return Ratio(factor=median(ratios), low=ratios[k - 1], high=ratios[n - k], n=n)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) < math.inf

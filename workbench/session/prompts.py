@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from workbench.act.context import ErrorContext
 from workbench.act.failover import Chain
@@ -22,15 +22,17 @@ from workbench.decide.library import library, template_for
 from workbench.decide.optimize import check_query
 from workbench.decide.prompt import PromptTemplate, placed
 from workbench.decide.tasks import Cue, Detected, detect
+from workbench.decide.template_language import bad_template, shown
 from workbench.decide.tokens import TokenCount, conversation, family_of
-from workbench.decide.weights import closest, is_finite
-from workbench.errors import LLMValidationError
+from workbench.decide.weights import closest
+from workbench.errors import LLMError, LLMValidationError
 from workbench.facts import Message, Request
 from workbench.record import rows
 from workbench.session.bridge import run_sync
 from workbench.session.later import LaterLog
 from workbench.session.live import Live
 from workbench.session.optimizer import QueryOptimizer
+from workbench.session.prompt_parts import Counter, Optimizer, having, quality_of, rewriting, token_count, told
 from workbench.session.resolve import Named, other_member
 from workbench.session.settings import load_settings
 from workbench.session.tokens import TokenCounter
@@ -38,23 +40,6 @@ from workbench.show.prompts import prompt_html, prompt_text
 
 COMPONENT = "prompt_engineer"
 Process = Named | Callable[[str], Any]
-
-
-class Optimizer(Protocol):
-    """What rewrites queries and learns from their results, such as QueryOptimizer."""
-
-    def optimize_query(self, query: str) -> Any:
-        """An object with `optimized_query`, `task_type`, `strategies`; told `task` and `model` where it takes them."""
-
-    def update_weights(self, result_quality: float) -> Any:
-        """Learn from a quality; told `of` which of its objects, and the `answer`, where it takes them."""
-
-
-class Counter(Protocol):
-    """What counts tokens, such as TokenCounter; its `count_messages` counts the whole, where it has one."""
-
-    def count(self, text: str, model: str | None = None) -> TokenCount:
-        """The tokens of a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +115,7 @@ class PromptEngineer:
     what rewrites queries first; None: a new QueryOptimizer. enable_query_optimization: False leaves it unasked.
     counter: None: a new TokenCounter. log: folder; default WORKBENCH_LOG, or data/log, opened at the first call.
     transport, settings: for live models, as for `Workbench.open`.
-    Raises LLMValidationError validation.template, validation.config.
+    Raises LLMValidationError validation.template, validation.optimizer, validation.counter, validation.config.
     """
 
     def __init__(
@@ -144,14 +129,15 @@ class PromptEngineer:
         transport: Any = None,
         **settings: Any,
     ) -> None:
-        own = {template.name: template for template in _templates(templates)}
-        self.templates: Mapping[str, PromptTemplate] = {**library(), **own}
+        self.templates: Mapping[str, PromptTemplate] = {**library(), **_templates(templates)}
         self.enable_query_optimization = enable_query_optimization
-        self._counter: Counter = counter or TokenCounter(log=log, **settings)
+        own_counter = TokenCounter(log=log, **settings) if counter is None else counter
+        self._counter: Counter = having(own_counter, "counter", "count")
         loaded = load_settings(overrides=settings)
         self._log = LaterLog(log, durability=loaded.settings.durability)
         self._world = World.real(self._log)
-        self.optimizer: Optimizer = optimizer or QueryOptimizer(log=log, world=self._world, **settings)
+        made = QueryOptimizer(log=log, world=self._world, **settings) if optimizer is None else optimizer
+        self.optimizer: Optimizer = having(made, "optimizer", "optimize_query", "update_weights")
         self._live = Live(self._world, loaded=loaded, transport=transport, ledger=self._log.ledger)
 
     def __repr__(self) -> str:
@@ -192,8 +178,10 @@ class PromptEngineer:
             span(self._world, COMPONENT, "engineer_prompt") as here,
         ):
             check_query(query)
+            if not (model is None or isinstance(model, str)):
+                raise LLMValidationError(f"model is a {type(model).__name__}", next_step="name it: openai:gpt-4o")
             found = detect(query) if task is None else None
-            about = found.task if found is not None else str(task)
+            about: Any = task if found is None else found.task
             template_for(about)  # refuses an unknown task, also where a template is named
             chosen = self._named(about if template is None else template)
             question, system = placed(chosen, query, system, slots)
@@ -220,7 +208,7 @@ class PromptEngineer:
         """The parts that fit; which were left out is a decision of the log, `prompt`, with the hash of what stayed."""
 
         def count(text: str) -> int:
-            return self._counter.count(text, model=model).high
+            return token_count(self._counter.count(text, model=model)).high
 
         tokens = [part.tokens(count) for part in parts]
         about: dict[str, Any] = {"parts": [(p.kind, n) for p, n in zip(parts, tokens, strict=True)], **known}
@@ -237,9 +225,9 @@ class PromptEngineer:
     def _tokens(self, messages: Sequence[Message], model: str | None) -> TokenCount:
         whole = getattr(self._counter, "count_messages", None)
         if whole is not None:
-            return cast("TokenCount", whole(messages, model))
+            return token_count(whole(messages, model))
         family = family_of("" if model is None else self._live.loaded.resolve(model))
-        return conversation([self._counter.count(m.content, model=model) for m in messages], family)
+        return conversation([token_count(self._counter.count(m.content, model=model)) for m in messages], family)
 
     def _window(self, model: str | None) -> int | None:
         if model is None or not self._live.knows(model):
@@ -251,14 +239,14 @@ class PromptEngineer:
             template = self.templates[template]
         if isinstance(template, PromptTemplate):
             if taken := sorted({slot.name for slot in template.slots} & OPTIONS):
-                raise _bad_template(
+                raise bad_template(
                     f"slot {taken[0]!r} of template {template.name!r} has the name of an option of engineer_prompt",
                     f"rename the slot, for example to {taken[0]}_text",
                 )
             return template
-        hint = closest(str(template)[:80], self.templates)
-        raise _bad_template(
-            f"template {template!r:.60} is not one of {', '.join(self.templates)}",
+        hint = closest(template[:80], self.templates) if isinstance(template, str) else None
+        raise bad_template(
+            f"template {shown(template, 60)} is not one of {', '.join(self.templates)}",
             f"did you mean {hint!r}?" if hint else "give it to the PromptEngineer, or pass the PromptTemplate itself",
         )
 
@@ -290,7 +278,8 @@ class PromptEngineer:
 
         score: a function of the response, plain or asynchronous; what it gives is in the unit that the optimizer takes,
             as a rule from 0 to 1, or True or False. Where the optimizer was not asked, nothing is learned.
-        Raises LLMValidationError validation.score for what is no finite number.
+        Raises LLMValidationError validation.score for what is no finite number. An LLMError of score or optimizer has
+        the response as `.partial`.
         """
         if not callable(score):
             raise LLMValidationError(
@@ -330,22 +319,26 @@ class PromptEngineer:
                 options.setdefault("model", process)
             if self.enable_query_optimization:
                 known = {name: options[name] for name in ("task", "model") if options.get(name) is not None}
-                optimized = await _told(self.optimizer.optimize_query, query, known)
-                text = optimized.optimized_query
-                options.setdefault("task", optimized.task_type)
-                here.attributes["strategies"] = list(optimized.strategies)
+                optimized = await told(self.optimizer.optimize_query, query, known)
+                text, optimized_task, here.attributes["strategies"] = rewriting(optimized)
+                options.setdefault("task", optimized_task)
             prompt = self.engineer_prompt(text, **options)
             if isinstance(asked, Chain):
                 response: Any = await asked.complete(prompt.request(params))
             else:
                 response = await self._carried_out(asked, prompt.render(), "process")
-            quality = None if score is None else _quality(await self._carried_out(score, response, "score"))
-            if quality is not None:
-                here.metric("quality", quality)
-                if optimized is not None:
+            quality = None
+            try:
+                if score is not None:
+                    quality = quality_of(await self._carried_out(score, response, "score"))
+                    here.metric("quality", quality)
+                if quality is not None and optimized is not None:
                     answer = getattr(response, "text", response)
                     known = {"of": optimized, "answer": answer if isinstance(answer, str) else None}
-                    await _told(self.optimizer.update_weights, quality, known)
+                    await told(self.optimizer.update_weights, quality, known)
+            except LLMError as error:
+                error.partial = response  # it was paid for
+                raise
             return Processed(prompt=prompt, optimized=optimized, response=response, quality=quality)
 
     async def _carried_out(self, function: Callable[[Any], Any], given: object, operation: str) -> Any:
@@ -385,33 +378,16 @@ class PromptEngineer:
 OPTIONS = {*inspect.signature(PromptEngineer.engineer_prompt).parameters, "process", "score", "params"} - {"query"}
 
 
-async def _told(method: Callable[..., Any], value: object, known: Mapping[str, object]) -> Any:
-    """What a method gives, plain or asynchronous, told as much of what is known as it takes."""
-    takes = inspect.signature(method).parameters
-    made = method(value, **{name: told for name, told in known.items() if name in takes})
-    return await made if inspect.isawaitable(made) else made
-
-
-def _quality(found: object) -> float:
-    if isinstance(found, bool) or is_finite(found):
-        return float(found)
-    raise LLMValidationError(
-        f"score gave {type(found).__name__} {found!r:.40}, not a finite number",
-        code="validation.score",
-        next_step="return a number, as a rule from 0 to 1",
-    )
-
-
 def hash_of(request: Request) -> str:
     """Under which the log keeps the prompt of a request."""
     return text_hash(rows.prompt_text(request))
 
 
-def _templates(templates: object) -> Sequence[PromptTemplate]:
-    if isinstance(templates, Sequence) and all(isinstance(t, PromptTemplate) for t in templates):
-        return templates
-    raise _bad_template(f"templates are {templates!r:.60}, not a list of PromptTemplate", "pass [PromptTemplate(...)]")
-
-
-def _bad_template(found: str, next_step: str) -> LLMValidationError:
-    return LLMValidationError(found, code="validation.template", next_step=next_step)
+def _templates(templates: object) -> Mapping[str, PromptTemplate]:
+    """The templates by their names."""
+    if not isinstance(templates, Sequence) or not all(isinstance(t, PromptTemplate) for t in templates):
+        raise bad_template(f"templates are {shown(templates, 60)}, not a list", "pass [PromptTemplate(...)]")
+    found = {template.name: template for template in templates}
+    if twice := [template.name for template in templates if found[template.name] != template]:
+        raise bad_template(f"two different templates are called {shown(twice[0], 60)}", "give each a name of its own")
+    return found

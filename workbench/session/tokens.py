@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
@@ -14,9 +14,11 @@ from workbench.act.traced import trace_performance
 from workbench.act.vocab import Vocabulary, load
 from workbench.canonical import text_of
 from workbench.decide.budget import Price, price_of
+from workbench.decide.template_language import shown
 from workbench.decide.tokens import (
     DEFAULT_OUTPUT,
     ENCODINGS,
+    LARGEST,
     Ratio,
     TokenCount,
     conversation,
@@ -65,7 +67,7 @@ class Learnt:
     def __post_init__(self) -> None:
         tokens = self.answer_tokens
         if not isinstance(self.prompt, Ratio) or not (tokens is None or (type(tokens) is int and tokens >= 0)):
-            raise _not_learnt(f"prompt {self.prompt!r:.60} and answer_tokens {tokens!r:.20}")
+            raise _not_learnt(f"prompt {shown(self.prompt, 60)} and answer_tokens {shown(tokens)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +127,11 @@ class TokenCounter:
         log: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
+        if not (exact is None or isinstance(exact, bool)):
+            raise _bad_option(f"exact is {shown(exact)}", "use True, False, or None for exact counts where they can be")
         self.exact = exact
-        self.learnt: dict[str, Learnt] = _learnt_of(learnt or {})
-        self._places = None if vocabularies is None else tuple(map(Path, vocabularies))
+        self.learnt: dict[str, Learnt] = _learnt_of({} if learnt is None else learnt)
+        self._places = None if vocabularies is None else _folders(vocabularies)
         self._vocabularies: dict[str, Vocabulary | None] = {}
         self._loaded = load_settings(overrides=settings)
         self._log = LaterLog(log, durability=self._loaded.settings.durability)
@@ -168,7 +172,7 @@ class TokenCounter:
         LLMRouterError router.unknown_model.
         """
         if type(reserve_tokens) is not int or reserve_tokens < 0:
-            raise _bad_input(f"reserve_tokens is {reserve_tokens!r:.40}", "reserve a whole number of tokens >= 0")
+            raise _bad_input(f"reserve_tokens is {shown(reserve_tokens)}", "reserve a whole number of tokens >= 0")
         card = self._loaded.card(model)
         if card.context_window is None:
             raise LLMValidationError(
@@ -191,6 +195,8 @@ class TokenCounter:
         prompt = self.count_messages(messages, model)
         price = _price(card, prompt.high)
         params = messages.params if isinstance(messages, Request) else {}
+        if max_tokens is not None and (type(max_tokens) is not int or not 0 <= max_tokens <= LARGEST):
+            raise _bad_input(f"max_tokens is {shown(max_tokens)}", f"give a whole number from 0 to {LARGEST}")
         longest = largest_output(params, card) if max_tokens is None else max_tokens
         known = self.learnt.get(card.name)
         likely = longest if known is None or known.answer_tokens is None else min(known.answer_tokens, longest)
@@ -210,17 +216,16 @@ class TokenCounter:
         Raises LLMValidationError budget.unknown_price, validation.usage where a count is missing or none;
         LLMRouterError router.unknown_model.
         """
-        asked, answered = usage.prompt_tokens, usage.completion_tokens
+        if not isinstance(usage, Usage):
+            raise _bad_usage(f"the usage is a {type(usage).__name__}")
+        asked, answered, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0
         if asked is None or answered is None:
-            raise LLMValidationError(
-                f"the usage has {asked} prompt and {answered} completion tokens",
-                code="validation.usage",
-                next_step="pass a usage with both counts, or use estimate_cost",
-            )
+            raise _bad_usage(f"the usage has {shown(asked)} prompt and {shown(answered)} completion tokens")
         card = self._loaded.card(model)
-        cost = _price(card, asked).cost_usd(
-            prompt_tokens=asked, completion_tokens=answered, cached_tokens=usage.cached_tokens or 0
-        )
+        try:
+            cost = _price(card, asked).cost_usd(prompt_tokens=asked, completion_tokens=answered, cached_tokens=cached)
+        except OverflowError as error:
+            raise _bad_usage("the usage has more tokens than any number of US dollars pays for") from error
         prompt = reported_count(asked)
         return CostEstimate(
             model=card.name, low_usd=cost, likely_usd=cost, high_usd=cost, method=prompt.method, prompt=prompt,
@@ -238,8 +243,9 @@ class TokenCounter:
         rows: dict[str, list[tuple[int, int, int | None]]] = {}
         seen = set()
         for full, text, params, asked, answered in self._log.open().rows(_LOGGED, {"model": name}):
-            nested = any(isinstance(value, list | dict) for value in json.loads(params or "{}").values())
-            if nested or (full, text, asked) in seen:  # a repeated prompt says nothing new
+            given = json.loads(params or "{}")
+            plain = isinstance(given, dict) and not any(isinstance(value, list | dict) for value in given.values())
+            if not plain or (full, text, asked) in seen:  # a repeated prompt says nothing new
                 continue
             seen.add((full, text, asked))
             family = family_of(full)
@@ -310,7 +316,8 @@ def _texts(messages: Asked) -> list[str]:
     """The texts of the messages."""
     if isinstance(messages, str):
         return [messages]
-    listed = messages.messages if isinstance(messages, Request) else messages
+    given: Any = messages.messages if isinstance(messages, Request) else messages
+    listed: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping) else [None]
     if not all(isinstance(message, Message) and isinstance(message.content, str) for message in listed):
         raise LLMValidationError(
             "messages hold what is no Message with a text",
@@ -318,6 +325,15 @@ def _texts(messages: Asked) -> list[str]:
             next_step="pass a list of Message(role='user', content='...'), a Request, or one text",
         )
     return [message.content for message in listed]
+
+
+def _folders(given: Any) -> tuple[Path, ...]:
+    """The folders of a list; one alone would be taken for a list of its letters."""
+    listed = isinstance(given, Iterable) and not isinstance(given, str | bytes | os.PathLike)
+    folders = tuple(given) if listed else (None,)
+    if not all(isinstance(folder, str | os.PathLike) for folder in folders):
+        raise _bad_option(f"vocabularies are {shown(given)}, not a list of folders", "pass ['FOLDER', ...], or None")
+    return tuple(map(Path, folders))
 
 
 def _price(card: ModelCard, prompt_tokens: int) -> Price:
@@ -354,7 +370,7 @@ def _learnt_of(given: Mapping[str, Any]) -> dict[str, Learnt]:
     """What another counter has learnt."""
     try:
         return {
-            name: known
+            str.__str__(name): known
             if isinstance(known, Learnt)
             else Learnt(prompt=Ratio(**known["prompt"]), answer_tokens=known["answer_tokens"])
             for name, known in given.items()
@@ -369,6 +385,15 @@ def _not_learnt(why: str) -> LLMValidationError:
         code="validation.learnt",
         next_step="pass what as_dict() of a TokenCounter gave, or leave it out",
     )
+
+
+def _bad_usage(message: str) -> LLMValidationError:
+    step = "pass a usage with both counts, or use estimate_cost"
+    return LLMValidationError(message, code="validation.usage", next_step=step)
+
+
+def _bad_option(message: str, next_step: str) -> LLMValidationError:
+    return LLMValidationError(message, code="validation.config", next_step=next_step)
 
 
 def _bad_input(message: str, next_step: str) -> LLMValidationError:

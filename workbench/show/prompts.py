@@ -2,7 +2,8 @@
 
 What was deleted is struck through and what was inserted is underlined, beside their colours, and the text form marks
 them with signs: nothing is told by colour alone. The colours are translucent, for light and dark themes. Everything
-shown is escaped; there is no script and nothing is loaded.
+shown is escaped; there is no script and nothing is loaded. What looks like a secret is sent, and not shown: notebooks
+are passed on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.canonical import redacted
 from workbench.decide.prompt import Diff, PromptTemplate, diff_texts
 from workbench.errors import LLMValidationError
 from workbench.show.tables import CAPTION, NOTE, escape, inline, visible
@@ -58,25 +60,28 @@ class ShownDiff:
 def prompt_diff(before: Any, after: Any) -> ShownDiff:
     """How one prompt became another: texts, PromptTemplates, engineered prompts, or whatever has `render()`.
 
-    Of templates everything that their version depends on is compared.
+    Of templates everything that their version depends on is compared. What looks like a secret is `[redacted]`.
     Raises LLMValidationError validation.prompt for anything else.
     """
-    found = diff_texts(_text(before), _text(after))
+    texts = _text(before), _text(after)
+    found = diff_texts(*map(redacted, texts))
     lost, won = (sum(len(c.text) for c in found.changes if c.kind == kind) for kind in ("delete", "insert"))
     said = f"{lost} characters deleted, {won} inserted" if found.changed else "no difference"
+    if not found.changed and texts[0] != texts[1]:
+        said = "they differ in what is not shown, for it looks like a secret"
     return ShownDiff(found, f"{_named(before)} -> {_named(after)}: {said}")
 
 
 def prompt_text(prompt: Any) -> str:
     """An engineered prompt in plain text: what it is, each message under its role, then notes."""
-    said = [f"[{m.role}]\n{visible(_cut(m.content))}" for m in prompt.messages]
-    return "\n\n".join([visible(_caption(prompt)), *said, "\n".join(inline(note) for note in _notes(prompt))])
+    said = [f"[{m.role}]\n{visible(_cut(redacted(m.content)))}" for m in prompt.messages]
+    return "\n\n".join([inline(_caption(prompt)), *said, "\n".join(inline(note) for note in _notes(prompt))])
 
 
 def prompt_html(prompt: Any) -> str:
     """An engineered prompt as HTML."""
     said = "".join(
-        f'<p style="{NOTE}">{escape(m.role)}</p><pre style="{_PRE}">{escape(_cut(m.content))}</pre>'
+        f'<p style="{NOTE}">{escape(m.role)}</p><pre style="{_PRE}">{escape(_cut(redacted(m.content)))}</pre>'
         for m in prompt.messages
     )
     notes = "".join(f'<p style="{NOTE}">{escape(note)}</p>' for note in _notes(prompt))
@@ -98,6 +103,8 @@ def _notes(prompt: Any) -> Iterator[str]:
     for part in prompt.dropped:
         lost = f"{part.tokens} tokens, {part.characters} characters"
         yield f"{'Cut' if part.cut else 'Left out'}: {part.kind} {part.position + 1} ({lost})"
+    if any(redacted(m.content) != m.content for m in prompt.messages):
+        yield "What looks like a secret is not shown here, and is sent as it is."
 
 
 def _pieces(found: Diff) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from workbench.canonical import redacted
 from workbench.decide.evidence import UNCHANGED, Context, Evidence, Tallies, source_of
 from workbench.facts import Rewrite
 from workbench.show.tables import CAPTION, NOTE, Table, escape, visible
@@ -54,7 +55,8 @@ def rewrite_html(made: Rewrite, cues: Sequence[tuple[str, str, str]] = ()) -> st
 
 
 def _difference(before: str, after: str) -> str:
-    """The new text with what it added underlined; what was deleted is struck through."""
+    """The new text with what it added underlined; what was deleted is struck through. Secrets are not shown."""
+    before, after = redacted(before), redacted(after)
     start = 0
     while start < min(len(before), len(after)) and before[start] == after[start]:
         start += 1
@@ -71,6 +73,7 @@ def _difference(before: str, after: str) -> str:
 
 
 def _cut(text: str, most: int = LONGEST) -> str:
+    text = redacted(text)
     return text if len(text) <= most else f"{text[:most]} … ({len(text)} characters)"
 
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.canonical import text_of
 from workbench.decide.calibration import expected_calibration_error
 from workbench.decide.tasks import detect
+from workbench.decide.template_language import shown
 from workbench.errors import LLMValidationError
 from workbench.facts import TASKS
 from workbench.study.found import wilson
@@ -69,12 +71,19 @@ def measure(items: Iterable[tuple[str, str]]) -> Measured:
     Raises LLMValidationError: validation.items for none, validation.task for a type that is not of facts.TASKS,
     validation.query for a blank prompt.
     """
-    pairs = list(items)
+    try:
+        pairs = [(prompt, task) for prompt, task in items]
+    except (TypeError, ValueError) as error:
+        raise LLMValidationError(
+            f"what is to be measured on is no list of pairs: {text_of(error)}",
+            code="validation.items",
+            next_step="pass pairs of a prompt and its task type",
+        ) from error
     if not pairs:
         raise LLMValidationError(
             "no prompts to measure on", code="validation.items", next_step="pass pairs of a prompt and its task type"
         )
-    unknown = sorted({repr(task) for _, task in pairs} - {repr(task) for task in TASKS})
+    unknown = sorted({shown(task) for _, task in pairs if not (isinstance(task, str) and task in TASKS)})
     if unknown:
         raise LLMValidationError(
             f"{', '.join(unknown):.80} is not among the task types",
