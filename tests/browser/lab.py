@@ -137,12 +137,18 @@ def run_all(page: Any, lab: Lab) -> None:
 
 
 def _start_all(page: Any) -> None:
-    """Run all cells; asked again where the page has just connected to its kernel and drops the first request."""
+    """Run all cells; asked again where the page has just connected to its kernel and drops the first request.
+
+    A dialog that the page opens meanwhile, such as the choice of a kernel that is slow to come, is accepted.
+    """
+    accept = page.locator(".jp-Dialog-button.jp-mod-accept")
     for _ in range(6):
-        page.locator(".jp-Notebook").click()
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-        page.locator('li[data-command="runmenu:run-all"]').click()
+        if accept.count():
+            accept.first.click()
         try:
+            page.locator(".jp-Notebook").click(timeout=5_000)
+            page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click(timeout=5_000)
+            page.locator('li[data-command="runmenu:run-all"]').click(timeout=5_000)
             page.wait_for_function(
                 "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
                 ".some(p => /\\[[*\\d]/.test(p.textContent))",

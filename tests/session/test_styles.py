@@ -192,7 +192,7 @@ def real(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_bbh_is_shown_with_22_points_and_with_13_and_2_tasks_before_the_correction(real: dict[str, Run]):
     """+22.1 [20.5, 23.7]; of 20 tasks 13 better and 2 worse by McNemar's test, after Holm's correction 11 and 1."""
     gains = real["bbh_direct_vs_cot"].style_gains()
-    assert "4928  0.5211 → 0.7425  +22.1  [+20.5, +23.7]" in repr(gains)
+    assert "4928  0.5211 → 0.7425  +22.1  better       [+20.5, +23.7]" in repr(gains)
     assert count_groups(gains.found) == (
         GroupCount(
             model="code-davinci-002", base="direct", style="cot", groups=20, better=13, worse=2, better_holm=11,
