@@ -40,6 +40,11 @@ def run(world: World, setup: Setup, asked: list[Item], **options: object) -> str
     return str(world.run(measure(world, setup, asked, **options)))  # type: ignore[arg-type]
 
 
+def exact(lab: FaultLab) -> list[Item]:
+    """The lab's items with one right answer."""
+    return [item for item in lab.models.items.values() if "metric" not in item.metadata]
+
+
 # --- measuring ------------------------------------------------------------------------------------------
 
 
@@ -53,6 +58,14 @@ def test_a_question_takes_as_long_as_its_model(log: Log, world: World):
     assert [q.took_ms for q in found] == pytest.approx([1500, 1500])
     assert [q.at_s for q in found] == pytest.approx([0, 1.5])
     assert [q.cost_usd for q in found] == pytest.approx([0.002, 0.002])
+
+
+def test_items_that_a_metric_scores_are_refused(world: World):
+    """Compared as they are, hardly any summary would be right."""
+    graded = [replace(item, metadata={**item.metadata, "metric": "rouge_l"}) for item in items(2)]
+    with pytest.raises(LLMValidationError) as refused:
+        run(world, Setup(name="one", members=(alone(world, Slow("a:x", world, 1.0)),)), graded)
+    assert refused.value.code == "validation.items"
 
 
 def test_a_failed_question_counts_with_its_time_and_its_code(log: Log, world: World):
@@ -189,7 +202,7 @@ def test_setups_are_measured_over_real_sockets(tmp_path: Path):
     resets = []
     with FaultLab(["strong", "medium"], faults="strong=http-500-always", latency=False) as lab:
         wb = lab.open(tmp_path / "log", max_retries=0)
-        asked = list(lab.models.items.values())[:6]
+        asked = exact(lab)[:6]
 
         async def measured() -> list[str]:
             async with wb:
@@ -212,7 +225,7 @@ def test_the_clock_and_the_server_of_a_live_run_are_in_its_spec(tmp_path: Path):
     """The machine's clock, a server that is simulated, and both in what is read of the run."""
     with FaultLab(["medium"], latency=False) as lab:
         wb = lab.open(tmp_path / "log")
-        asked = list(lab.models.items.values())[:2]
+        asked = exact(lab)[:2]
 
         async def measured() -> str:
             async with wb:
@@ -240,7 +253,7 @@ def test_the_budget_of_the_workbench_holds_for_setups(tmp_path: Path):
     """A millionth of a dollar a run: every question of a chain and of its variants is refused, and nothing is sent."""
     with FaultLab(["medium"], latency=False) as lab:
         wb = lab.open(tmp_path / "log", budget_run_usd=1e-6)
-        asked = list(lab.models.items.values())[:3]
+        asked = exact(lab)[:3]
         setups = [Setup(name="chain", members=(chain(wb.live, "lab:medium"),))]
         setups += variants(wb.live, ["lab:medium"], {"plain": {}, "streamed": {"stream": True}})
 
@@ -260,7 +273,7 @@ def test_setups_share_the_rate_of_their_provider(tmp_path: Path):
         known = dict(loaded.providers)
         known["lab"] = replace(known["lab"], requests_per_minute=2)
         wb = Workbench.open(tmp_path / "log", loaded=replace(loaded, providers=MappingProxyType(known)))
-        asked = list(lab.models.items.values())[:2]
+        asked = exact(lab)[:2]
         setups = variants(wb.live, ["lab:medium"], {"plain": {}, "streamed": {"stream": True}})
 
         async def measured() -> list[str]:

@@ -121,8 +121,15 @@ async def measure(
     items: each once. concurrency: questions under way at once, >= 1; None for all. every_s: seconds between the
     beginnings of two questions, >= 0. source: what the run is listed as; the rows of its calls say where each answer
     came from. about: what else the run's `spec` shall say. A question that ends with an LLMError is a failed one;
-    what else is raised ends the run, cancels the other questions and is raised.
+    what else is raised ends the run, cancels the other questions and is raised. Raises LLMValidationError
+    validation.items for items that are scored by a metric: here an answer is right or wrong.
     """
+    if graded := next((item for item in items if item.metadata.get("metric")), None):
+        raise LLMValidationError(
+            f"item {graded.item_id!r:.60} is scored by {graded.metadata['metric']}; here answers are right or wrong",
+            code="validation.items",
+            next_step="leave such items out: [item for item in items if 'metric' not in item.metadata]",
+        )
     free = asyncio.Semaphore(len(items) if concurrency is None else concurrency)
 
     async def one(number: int, item: Item, run_id: str) -> None:
