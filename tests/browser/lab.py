@@ -102,7 +102,12 @@ def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def outputs(path: Path) -> list[Any]:
-    return [o for c in json.loads(path.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
+    """The outputs of a saved notebook; none while it is being written."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except ValueError:
+        return []
+    return [o for c in cells for o in c.get("outputs", [])]
 
 
 class Heard(NamedTuple):
@@ -149,7 +154,7 @@ def _start_all(page: Any) -> None:
     A dialog that the page opens meanwhile, such as the choice of a kernel that is slow to come, is accepted.
     """
     accept = page.locator(".jp-Dialog-button.jp-mod-accept")
-    for _ in range(6):
+    for _ in range(12):
         if accept.count():
             accept.first.click()
         try:
@@ -164,4 +169,5 @@ def _start_all(page: Any) -> None:
         except playwright.TimeoutError:
             continue
         return
-    pytest.fail("JupyterLab did not start a cell")
+    dialogs = page.locator(".jp-Dialog").all_text_contents()
+    pytest.fail(f"JupyterLab did not start a cell; dialogs: {dialogs}")
