@@ -28,6 +28,12 @@ from workbench.record.log import Log
 QUERY = "Could you please explain why ice floats on water?"
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The draws of the real world are those of `random`: every test has the same ones each time."""
+    random.seed(20)
+
+
 @pytest.fixture
 def optimizer(log_folder: Path) -> Iterator[QueryOptimizer]:
     made = QueryOptimizer(model="m", log=log_folder)
@@ -69,7 +75,7 @@ def test_it_comes_to_take_what_helps(optimizer: QueryOptimizer) -> None:
 
 def test_groups_learn_for_themselves(optimizer: QueryOptimizer) -> None:
     """What is good in one group and bad in the other is taken in the one and not in the other."""
-    for k in range(300):
+    for k in range(500):
         for group, quality in (("up", 1.0), ("down", 0.0)):
             made = optimizer.optimize_query(f"Question {k}: why?", task="general", group=group)
             optimizer.update_weights(quality if made.strategies == ("verbose",) else 0.5, of=made)
@@ -373,7 +379,6 @@ def test_prompt_inject_markers_in_a_query_stay_literal(log_folder: Path) -> None
     optimizer = QueryOptimizer(log=log_folder)
     made = optimizer.optimize_query("Explain why the sky is blue.", explore=False)
     optimizer.update_weights(1.0, of=made, answer=MARKERS)
-    random.seed(0)
     seen = set()
     for _ in range(300):
         tried = optimizer.optimize_query(f"Explain this line: {MARKERS}", task="general")

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 MAX_HISTORY = 10_000
 MOST_HISTORY = 1_000_000
-EXAMPLES = 4
+EXAMPLES = 3
 EXEMPLIFY = "exemplify"
+LONGEST_SHOWN = 1_500  # characters of a query that is given examples: those of longer ones would drown it
 ANY_EXAMPLE = Example(prompt="?", answer="!")
 _NORMAL = NormalDist()
 
@@ -177,7 +178,7 @@ class QueryOptimizer:
         shots: ExampleIndex | None,
     ) -> tuple[Example, ...]:
         """Examples where the decision would come to use them: looking for them takes longer than all else."""
-        if shots is None or all(gain.strategy != EXEMPLIFY for gain in gains):
+        if shots is None or len(query) > LONGEST_SHOWN or all(gain.strategy != EXEMPLIFY for gain in gains):
             return ()
         if not self._policy.comes_to(EXEMPLIFY, query, context, gains, draws):
             return ()
