@@ -269,7 +269,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(packed: bool, small: byte
 def test_a_folder_that_cannot_be_is_told(small: bytes, forgetful: dict[str, Any], tmp_path: Path):
     """A NUL in its name, half a character, a loop of links."""
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for place in (Path("a\0b"), Path("/tmp/\ud800"), tmp_path / "loop"):
+    for place in (Path("a\0b"), tmp_path / "\ud800", tmp_path / "loop"):
         assert "cannot be read" in unavailable(places=[place]).message
 
 

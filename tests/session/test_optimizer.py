@@ -658,3 +658,17 @@ async def test_a_rewriting_by_a_model_passes_the_same_invariants_or_is_rejected(
     with closing(Log.open(log_folder)) as log:
         assert log.rows("select count(*) from decisions where kind = 'rewrite'") == [(2,)]
         assert ("rewrite_by_model",) in log.rows("select operation from spans where component = 'query_optimizer'")
+
+
+def test_a_long_query_is_offered_no_examples(log_folder: Path) -> None:
+    """They are not even among the choices, so that no reason says that they were tried."""
+    optimizer = QueryOptimizer(strategies=["exemplify"], log=log_folder)
+    about = {"task": "general", "explore": False}
+    optimizer.update_weights(1.0, of=optimizer.optimize_query("Explain why snow melts.", **about), answer="It is warm.")
+    for query, offered in (("Explain why ice melts.", 1), ("Explain why ice melts. " * 100, 0)):
+        sink = MemorySink()
+        optimizer._world = World.virtual(0, sink)
+        optimizer.optimize_query(query, **about)
+        (decision,) = [fact for fact in sink.facts if isinstance(fact, Decision)]
+        assert len(decision.inputs["gains"]) == offered
+    optimizer.close()

@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from show.drawn import texts
 from workbench import MajorityVoting, WeightedConsensus, Workbench, show
 from workbench.session.run import Run
 from workbench.show.plots import cost_values, delta_values, plain, score_values
@@ -217,18 +218,6 @@ def test_the_json_of_a_figure_is_the_same_in_every_process(run: Run, found: Comp
 
 
 # --- hostile labels -------------------------------------------------------------------------------------
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Every string of a figure's JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts(inner)
 
 
 def evil(found: Compared, **fields: str) -> Compared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from show.drawn import texts
 from workbench import show
 from workbench.errors import LLMValidationError
 from workbench.show.online import (
@@ -534,18 +535,6 @@ TABLES = {
     "late": lambda: late_table(EVIL_ONLINE, HOSTILE),
     "beside": lambda: beside_table(EVIL_ONLINE, replace(EVIL_ONLINE, grouped=False), HOSTILE),
 }
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Every string of a figure's JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts(inner)
 
 
 @pytest.mark.parametrize("kind", FIGURES)

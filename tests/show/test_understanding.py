@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from show.drawn import texts
 from workbench import MajorityVoting, Workbench, show
 from workbench.errors import LLMValidationError
 from workbench.session.run import Run
@@ -308,18 +309,6 @@ def test_a_figure_is_made_of_its_own_result_only(results: dict[str, Found[Any]],
 
 
 # --- hostile labels -------------------------------------------------------------------------------------
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Every string of a figure's JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts(inner)
 
 
 def evil(result: Found[Any]) -> Found[Any]:

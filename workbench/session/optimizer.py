@@ -140,7 +140,7 @@ class QueryOptimizer:
                 task, cues = detected.task, detected.cues
             context = _context(self.model if model is None else model, task, group, self._name)
             with self._lock:
-                evidence, shots = self._evidence, self._shots.get(task)
+                evidence, shots = self._evidence, self._shots.get(task) if len(query) <= LONGEST_SHOWN else None
             offered = self._offered(shots)
             gains = evidence.gains(context, offered)
             trying = self.explore if explore is None else explore
@@ -178,7 +178,7 @@ class QueryOptimizer:
         shots: ExampleIndex | None,
     ) -> tuple[Example, ...]:
         """Examples where the decision would come to use them: looking for them takes longer than all else."""
-        if shots is None or len(query) > LONGEST_SHOWN or all(gain.strategy != EXEMPLIFY for gain in gains):
+        if shots is None or all(gain.strategy != EXEMPLIFY for gain in gains):
             return ()
         if not self._policy.comes_to(EXEMPLIFY, query, context, gains, draws):
             return ()
