@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -185,7 +184,10 @@ def test_every_verdict_is_a_decision_that_can_be_made_again(says: str, broken: l
 
 def test_a_label_names_its_calls():
     """Instead of the name of the model."""
-    echo: Callable[[str], str] = lambda prompt: CLEAR  # noqa: E731
+
+    def echo(prompt: str) -> str:
+        return CLEAR
+
     sink = MemorySink()
     world = World.virtual(sink=sink)
     world.run(ModelRewriter(FunctionModel("m", echo), "rewriter:mine").rewrite(world, TEXT))

@@ -91,7 +91,7 @@ def test_the_table_says_what_its_numbers_are_worth() -> None:
         "What 1 telling says", "What 2 tellings say", "What 3 tellings say",
     ]  # fmt: skip
     table = patterns_table(evidence)
-    assert table.columns[4] == "told (discounted)"
+    assert table.columns[4] == "told"
     assert table.rows[0][4] == "2"  # 1 + 1/2 + 1/4, rounded
     assert "85 to 91 % of cases" in table.notes[-1]
 
